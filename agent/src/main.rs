@@ -1,0 +1,3 @@
+//! The `isthmus` binary: nothing to run yet.
+
+fn main() {}

@@ -1,0 +1,141 @@
+//! What the agent knows of the mesh, and the decisions that follow from it.
+//!
+//! A [`Snapshot`] is immutable and indexed; a source (the mesh file now, istiod next) fills a [`Builder`] and publishes
+//! what it builds. Every decision is a pure function of a snapshot and of the connection at hand: no clock, no socket,
+//! no lock, and randomness comes in as a number. Whoever holds a [`Mesh`] reads the newest snapshot without a lock.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | [`address`] | how objects name each other: network addresses, service keys, gateways |
+//! | [`authority`] | the target a CONNECT asks for |
+//! | [`builder`] | collecting objects into a snapshot |
+//! | [`draw`] | picking among equals from one number |
+//! | [`mod@file`] | the mesh file |
+//! | [`gateway`] | what an east-west gateway does with a CONNECT |
+//! | [`inbound`] | whether a CONNECT is for this pod, and for which port |
+//! | [`policy`] | authorisation policies and their verdict |
+//! | [`route`] | where an outbound connection goes |
+//! | [`service`] | services, their ports and balancing |
+//! | [`snapshot`] | the indexed whole |
+//! | [`watch`] | following the mesh file |
+//! | [`waypoint`] | which waypoint stands before a service or workload |
+//! | [`workload`] | workloads: pods, virtual machines, network gateways |
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+pub mod address;
+pub mod authority;
+pub mod builder;
+pub mod draw;
+pub mod file;
+pub mod gateway;
+pub mod inbound;
+pub mod policy;
+pub mod route;
+pub mod service;
+pub mod snapshot;
+pub mod watch;
+pub mod waypoint;
+pub mod workload;
+
+#[cfg(test)]
+mod fixture;
+
+pub use address::{GatewayAddress, GatewayDestination, NetworkAddress, ServiceKey};
+pub use authority::Authority;
+pub use builder::Builder;
+pub use policy::Policy;
+pub use service::Service;
+pub use snapshot::Snapshot;
+pub use workload::Workload;
+
+/// The port on which HBONE is spoken, by agents and by gateways unless they say otherwise (wire-facts §3.1).
+pub const HBONE_PORT: u16 = 15008;
+
+/// Ports of the agent's own listeners, never a target of anybody's traffic (wire-facts §3.1).
+pub const OWN_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
+
+/// The newest snapshot, and word of newer ones. Clones are cheap and each remembers by itself what it has seen.
+#[derive(Debug, Clone)]
+pub struct Mesh {
+    current: Arc<ArcSwap<Snapshot>>,
+    version: tokio::sync::watch::Receiver<u64>,
+}
+
+/// The writing end of a [`Mesh`].
+#[derive(Debug)]
+pub struct Publisher {
+    current: Arc<ArcSwap<Snapshot>>,
+    version: tokio::sync::watch::Sender<u64>,
+}
+
+impl Mesh {
+    /// A mesh that starts with `first`.
+    pub fn new(first: Snapshot) -> (Publisher, Self) {
+        let current = Arc::new(ArcSwap::from_pointee(first));
+        let (sender, receiver) = tokio::sync::watch::channel(0);
+        let publisher = Publisher {
+            current: Arc::clone(&current),
+            version: sender,
+        };
+        let mesh = Self {
+            current,
+            version: receiver,
+        };
+        (publisher, mesh)
+    }
+
+    /// The newest snapshot. Never blocks.
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Waits until a snapshot was published that this clone was not told of yet. Never resolves once the publisher is
+    /// gone: the end of a source is no change.
+    pub async fn changed(&mut self) {
+        if self.version.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Publisher {
+    /// Replaces what readers see, then tells them.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.current.store(Arc::new(snapshot));
+        self.version.send_modify(|version| *version = version.wrapping_add(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::mesh::fixture::workload;
+
+    #[tokio::test]
+    async fn a_reader_is_told_of_a_newer_snapshot_once() {
+        let (publisher, mut mesh) = Mesh::new(Snapshot::empty());
+        let mut other = mesh.clone();
+        assert!(mesh.changed().now_or_never().is_none(), "nothing was published yet");
+
+        let mut builder = Builder::new();
+        builder.add_workload(workload("a"));
+        publisher.publish(builder.build());
+        mesh.changed().await;
+        assert_eq!(mesh.current().sizes(), [1, 0, 0]);
+        assert!(mesh.changed().now_or_never().is_none(), "one publication, one notice");
+        other.changed().await;
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_source_is_not_a_change() {
+        let (publisher, mut mesh) = Mesh::new(Snapshot::empty());
+        drop(publisher);
+        assert!(mesh.changed().now_or_never().is_none());
+        assert_eq!(mesh.current().sizes(), [0, 0, 0]);
+    }
+}

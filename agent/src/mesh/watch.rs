@@ -1,0 +1,158 @@
+//! Following the mesh file: a good one is published, a bad one reported while the last good one serves on.
+//!
+//! The file's identity, size and times are polled: that sees a rename into place, an edit in place, a remount and a file
+//! that comes and goes, on every file system. A change is taken up once two looks in a row agree on it, so that a file
+//! caught in the middle of being written is not even an error as a rule.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::file::{self, LARGEST_FILE};
+use super::{Publisher, Snapshot};
+
+/// What is reported while the file is good.
+pub const GOOD: &str = "ok";
+
+/// Time between two looks.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// Follows the mesh file at `path` until dropped. Publishes every good version of it; tells `on_state` [`GOOD`] or what is
+/// wrong. A file that is not there yet is waited for.
+pub async fn follow(path: PathBuf, publisher: Publisher, on_state: watch::Sender<String>) {
+    follow_every(INTERVAL, path, publisher, on_state).await;
+}
+
+async fn follow_every(interval: Duration, path: PathBuf, publisher: Publisher, on_state: watch::Sender<String>) {
+    let mut follower = Follower {
+        path,
+        seen: None,
+        taken: None,
+    };
+    loop {
+        let looking = tokio::task::spawn_blocking(move || {
+            let news = follower.look();
+            (follower, news)
+        });
+        let (back, news) = match looking.await {
+            Ok(done) => done,
+            Err(error) => {
+                // The runtime is going down, or the parser panicked: nothing to follow with any more.
+                warn!(%error, "the mesh file is no longer followed");
+                on_state.send_replace(format!("the mesh file is no longer followed: {error}"));
+                return;
+            }
+        };
+        follower = back;
+        match news {
+            None => {}
+            Some(Ok(snapshot)) => {
+                let [workloads, services, policies] = snapshot.sizes();
+                info!(file = %follower.path.display(), workloads, services, policies, "mesh file taken");
+                publisher.publish(snapshot);
+                on_state.send_replace(GOOD.to_owned());
+            }
+            Some(Err(problem)) => {
+                warn!(%problem, "mesh file not taken, what was known before serves on");
+                on_state.send_replace(problem);
+            }
+        }
+        tokio::time::sleep(interval).await;
+    }
+}
+
+struct Follower {
+    path: PathBuf,
+    /// What the last look saw.
+    seen: Option<Seen>,
+    /// What was last taken up, for better or worse.
+    taken: Option<Seen>,
+}
+
+/// What a look at the path sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    File(Stamp),
+    Nothing(io::ErrorKind),
+}
+
+/// What changes when a file does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    /// Also changes when somebody sets the time of modification back.
+    changed: (i64, i64),
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+impl Follower {
+    /// News of the file since the last look, if there are any.
+    fn look(&mut self) -> Option<Result<Snapshot, String>> {
+        let (now, error) = match fs::metadata(&self.path) {
+            Ok(metadata) => (Seen::File(Stamp::from(&metadata)), None),
+            Err(error) => (Seen::Nothing(error.kind()), Some(error)),
+        };
+        // The very first look has nothing to wait for: a file that is there at the start is taken at once.
+        let settled = self.taken.is_none() || self.seen.as_ref() == Some(&now);
+        self.seen = Some(now.clone());
+        if !settled || self.taken.as_ref() == Some(&now) {
+            return None;
+        }
+        if let Some(error) = error {
+            self.taken = Some(now);
+            return Some(Err(format!("{}: {error}; waiting for the file", self.path.display())));
+        }
+        match read(&self.path) {
+            Ok((text, stamp)) if Seen::File(stamp.clone()) == now => {
+                self.taken = Some(now);
+                Some(file::parse(&text, &self.path).map_err(|error| error.to_string()))
+            }
+            // Replaced or written while it was read: the next look sees the change.
+            Ok(_) => None,
+            Err(error) => {
+                self.taken = Some(now);
+                Some(Err(format!("{}: {error}", self.path.display())))
+            }
+        }
+    }
+}
+
+/// The text, and the stamp the file had after it was read.
+fn read(path: &Path) -> io::Result<(String, Stamp)> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    // One byte more than allowed, so that the parser sees that it is too large and says so.
+    let limit = u64::try_from(LARGEST_FILE).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    (&file).take(limit).read_to_end(&mut bytes)?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count();
+        io::Error::new(io::ErrorKind::InvalidData, format!("line {line} is not UTF-8 text"))
+    })?;
+    Ok((text, Stamp::from(&file.metadata()?)))
+}
+
+#[cfg(test)]
+mod tests;

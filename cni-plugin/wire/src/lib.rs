@@ -1,0 +1,182 @@
+//! What is said over the agent's unix socket, by the CNI plugin and by `isthmus pod` and `isthmus status`.
+//!
+//! One connection carries one [`Request`] and one [`Response`], each a line of JSON ended by `\n` and at most
+//! [`LINE_LIMIT_BYTES`] long. The socket belongs to root; whoever may write to it may enrol pods.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::IpAddr,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Longest line either side accepts, in bytes. A node of a thousand pods answers `Status` well below it.
+pub const LINE_LIMIT_BYTES: u64 = 4 << 20;
+
+/// Name of the socket inside the agent's run directory.
+pub const SOCKET_NAME: &str = "agent.sock";
+
+/// Asked of the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Bring a running network namespace into the mesh. Answered when redirection stands.
+    /// Asked again for the same pod and namespace it changes nothing and succeeds.
+    Enrol(Enrol),
+    /// Let a pod go. Answered when no new connection is redirected; open ones live on until they end or the
+    /// agent's drain deadline passes. Succeeds for a pod that is not enrolled.
+    Release {
+        /// The pod's UID, as it was enrolled.
+        uid: String,
+    },
+    /// What the agent holds now.
+    Status,
+}
+
+/// A pod to enrol.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enrol {
+    /// Kubernetes pod UID, or any name unique on this node.
+    pub uid: String,
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub name: String,
+    /// Kubernetes service account; when absent the mesh's workload of that namespace and name tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
+    /// Path of the pod's network namespace, as the agent sees it (e.g. `/run/netns/NAME`).
+    pub netns: PathBuf,
+    /// Whether plaintext from outside is refused. `None`: as the mesh's policies for this workload say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls_required: Option<bool>,
+}
+
+/// The agent's answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Response {
+    /// Done.
+    Done,
+    /// Not done; nothing was left half-way.
+    Refused {
+        /// What failed, where, and what to do about it; one line for an operator.
+        reason: String,
+        /// Whether the same request may succeed later without a change by the asker.
+        retriable: bool,
+    },
+    /// Answer to [`Request::Status`].
+    Status(Status),
+}
+
+/// What an agent holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Node name.
+    pub node: String,
+    /// Network this node is on.
+    pub network: String,
+    /// Process id of the worker.
+    pub worker_pid: u32,
+    /// How often the worker was started again by its parent.
+    pub worker_restarts: u64,
+    /// What the mesh source last said: `ok`, or its last error.
+    pub mesh: String,
+    /// Number of workloads, services and policies in the snapshot that serves now.
+    pub mesh_size: [usize; 3],
+    /// Enrolled pods, by UID.
+    pub pods: BTreeMap<String, PodStatus>,
+    /// Verdicts of the eBPF programs by name, all pods together.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Open tunnels to peers, all pods together.
+    pub tunnels: usize,
+    /// Connections being relayed now.
+    pub connections: usize,
+}
+
+/// An enrolled pod.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub name: String,
+    /// `enrolled`, `draining` (released, open connections live on) or `lingering` (its network namespace lost its
+    /// path while processes still run in it: guarded, not served).
+    pub state: String,
+    /// Path of its network namespace.
+    pub netns: PathBuf,
+    /// Addresses seen on its links.
+    pub addresses: Vec<IpAddr>,
+    /// SPIFFE ID it speaks with, once the mesh knows the pod.
+    pub identity: Option<String>,
+    /// Whether plaintext from outside is refused.
+    pub mtls_required: bool,
+    /// Verdicts of the eBPF programs for this pod by name.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Plaintext connections admitted to the pod's own sockets.
+    pub plaintext: Plaintext,
+    /// Ids of the kernel's links for this pod, by name; they outlive the agent.
+    pub links: BTreeMap<String, u32>,
+    /// Ids of the programs behind those links.
+    pub programs: BTreeMap<String, u32>,
+}
+
+/// Connections that reached a pod without the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plaintext {
+    /// Connections accepted.
+    pub opened: u64,
+    /// Connections ended.
+    pub closed: u64,
+    /// Payload bytes from the clients, counted as connections end.
+    pub received_bytes: u64,
+    /// Payload bytes to the clients, counted as connections end.
+    pub sent_bytes: u64,
+}
+
+/// Why an exchange with the agent failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// No agent answers on that socket.
+    #[error("no agent answers on {path} (is the isthmus pod of this node running?)")]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        cause: io::Error,
+    },
+    /// The connection failed or ran into the bound.
+    #[error("the agent's answer did not arrive within {}s", .bound.as_secs())]
+    Exchange {
+        /// How long was waited.
+        bound: Duration,
+        /// Cause.
+        #[source]
+        cause: io::Error,
+    },
+    /// The agent said something this version does not understand.
+    #[error("the agent's answer is not understood (are plugin and agent of one version?)")]
+    Answer(#[source] serde_json::Error),
+}
+
+/// Sends one request and waits for its answer, no longer than `bound` for each read or write.
+pub fn ask(socket: &Path, request: &Request, bound: Duration) -> Result<Response, AskError> {
+    let exchange = |cause| AskError::Exchange { bound, cause };
+    let mut stream =
+        UnixStream::connect(socket).map_err(|cause| AskError::Connect { path: socket.to_owned(), cause })?;
+    stream.set_read_timeout(Some(bound)).map_err(exchange)?;
+    stream.set_write_timeout(Some(bound)).map_err(exchange)?;
+    let mut line = serde_json::to_vec(request).map_err(AskError::Answer)?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(exchange)?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(LINE_LIMIT_BYTES)).read_line(&mut answer).map_err(exchange)?;
+    serde_json::from_str(&answer).map_err(AskError::Answer)
+}

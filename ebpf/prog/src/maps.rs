@@ -1,0 +1,43 @@
+//! All maps, once. The agent pins each under its name; both objects and every pod's instance share them.
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, SkStorage, SockMap},
+    macros::btf_map,
+};
+use isthmus_abi::{LISTENERS, MAX_ADDRESSES, MAX_PROBES, MAX_SLOTS, Plaintext, Pod, PodAddress, Rules, Tuple, Verdict};
+
+/// Netns cookie → pod, while its connects are redirected.
+#[btf_map]
+pub static PODS: HashMap<u64, Pod, { MAX_SLOTS as usize }> = HashMap::new();
+
+/// Sockets of the agent. Only it can write here (through the socket's fd), which no mark, cgroup or pid can promise.
+#[btf_map]
+pub static OURS: SkStorage<u8> = SkStorage::new();
+
+/// The agent's listeners, at `slot * LISTENERS + kind`.
+#[btf_map]
+pub static SOCKETS: SockMap<{ (MAX_SLOTS * LISTENERS) as usize }> = SockMap::new();
+
+/// What `claim` decides by, per slot.
+#[btf_map]
+pub static RULES: Array<Rules, { MAX_SLOTS as usize }> = Array::new();
+
+/// Addresses of enrolled pods, for the pod's own programs.
+#[btf_map]
+pub static ADDRESSES: HashMap<PodAddress, u32, { MAX_ADDRESSES as usize }> = HashMap::new();
+
+/// Addresses of enrolled pods, for the node's: address → slot.
+#[btf_map]
+pub static ENROLLED: HashMap<[u8; 16], u32, { MAX_ADDRESSES as usize }> = HashMap::new();
+
+/// Connections the node makes to enrolled pods → time of connect().
+#[btf_map]
+pub static PROBES: HashMap<Tuple, u64, { MAX_PROBES as usize }> = HashMap::new();
+
+/// Counters, at `slot * Verdict::COUNT + verdict`.
+#[btf_map]
+pub static VERDICTS: Array<u64, { (MAX_SLOTS * Verdict::COUNT) as usize }> = Array::new();
+
+/// Connections that reached a pod without the mesh, per slot.
+#[btf_map]
+pub static PLAINTEXT: Array<Plaintext, { MAX_SLOTS as usize }> = Array::new();

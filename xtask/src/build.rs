@@ -1,0 +1,36 @@
+//! `cargo xtask build`: the agent and the CNI plugin as they are shipped.
+
+use clap::Args;
+
+use crate::{Failure, Step, Tree, ebpf};
+
+/// Builds the eBPF programs, then the agent and the CNI plugin, into target/release.
+#[derive(Debug, Args)]
+pub(crate) struct Build {
+    /// Also build the lab's tests and the demo
+    #[arg(long)]
+    tests: bool,
+}
+
+impl Build {
+    /// Builds.
+    pub(crate) fn run(&self, tree: &Tree) -> Result<(), Failure> {
+        build(tree)?;
+        if self.tests { build_lab(tree) } else { Ok(()) }
+    }
+}
+
+/// Builds the programs, the agent and the plugin.
+pub(crate) fn build(tree: &Tree) -> Result<(), Failure> {
+    ebpf::build(tree)?;
+    let mut cargo = tree.cargo();
+    cargo.args(["build", "--release", "--package=isthmus", "--package=isthmus-cni"]);
+    Step::new("building agent and CNI plugin", cargo).quiet(tree)
+}
+
+/// Builds what runs in the lab. The agent must have been built: the lab starts its binary.
+pub(crate) fn build_lab(tree: &Tree) -> Result<(), Failure> {
+    let mut cargo = tree.cargo();
+    cargo.args(["build", "--release", "--package=isthmus-tests", "--bins", "--tests"]);
+    Step::new("building lab tests and demo", cargo).quiet(tree)
+}
