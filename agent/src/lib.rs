@@ -2,12 +2,16 @@
 //!
 //! | module | what it knows |
 //! |---|---|
+//! | [`proxy`] | connections: outbound, inbound, gateway, pool, relay |
+//! | [`hbone`] | CONNECT over HTTP/2 over mTLS |
 //! | [`tls`] | TLS configurations and the check of a peer's identity |
 //! | [`identity`] | SPIFFE IDs, certificates and where they come from |
 //! | [`mesh`] | workloads, services, policies, gateways; pure decisions on them |
 //! | [`drain`] | graceful, deadline, force |
 
 pub mod drain;
+pub mod hbone;
 pub mod identity;
 pub mod mesh;
+pub mod proxy;
 pub mod tls;

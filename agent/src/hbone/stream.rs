@@ -1,0 +1,243 @@
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use h2::{Reason, RecvStream, SendStream};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Most bytes [`StreamIo`] puts into one DATA frame.
+const FRAME_BYTES: usize = 256 << 10;
+
+/// One open CONNECT: bytes both ways. Dropped before both ends are done, it is reset (CANCEL).
+#[derive(Debug)]
+pub struct Stream {
+    send: SendHalf,
+    recv: RecvHalf,
+}
+
+/// The direction towards the peer.
+#[derive(Debug)]
+pub struct SendHalf(SendStream<Bytes>);
+
+/// The direction from the peer.
+#[derive(Debug)]
+pub struct RecvHalf(RecvStream);
+
+/// Why a stream ended otherwise than by END_STREAM.
+#[derive(Debug, Error)]
+pub enum StreamError {
+    /// The peer sent RST_STREAM.
+    #[error("stream reset by the peer: {0}")]
+    Reset(Reason),
+    /// The tunnel below it went away, or the peer broke the protocol.
+    #[error("the tunnel was lost: {0}")]
+    Lost(#[source] h2::Error),
+    /// We ended it ourselves.
+    #[error("the stream is closed")]
+    Closed,
+}
+
+impl From<h2::Error> for StreamError {
+    fn from(error: h2::Error) -> Self {
+        match error.reason() {
+            Some(reason) if error.is_reset() && error.is_remote() => Self::Reset(reason),
+            _ => Self::Lost(error),
+        }
+    }
+}
+
+impl From<StreamError> for io::Error {
+    fn from(error: StreamError) -> Self {
+        let kind = match error {
+            StreamError::Reset(_) => io::ErrorKind::ConnectionReset,
+            StreamError::Lost(_) | StreamError::Closed => io::ErrorKind::BrokenPipe,
+        };
+        Self::new(kind, error)
+    }
+}
+
+impl Stream {
+    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
+        Self {
+            send: SendHalf(send),
+            recv: RecvHalf(recv),
+        }
+    }
+
+    /// Both directions, to be used side by side.
+    pub fn split(&mut self) -> (&mut SendHalf, &mut RecvHalf) {
+        (&mut self.send, &mut self.recv)
+    }
+
+    /// Sends RST_STREAM; what was queued is dropped.
+    pub fn reset(&mut self, reason: Reason) {
+        self.send.0.send_reset(reason);
+    }
+
+    /// The stream as a byte stream, for the inner TLS of double HBONE.
+    #[must_use]
+    pub fn into_io(self) -> StreamIo {
+        StreamIo {
+            stream: self,
+            unread: Bytes::new(),
+            ended: false,
+        }
+    }
+}
+
+impl SendHalf {
+    /// Asks for room for `want` bytes; ready with how many may be sent now, at least one.
+    ///
+    /// Room that was given and is not used keeps other streams of the tunnel from sending: call [`SendHalf::settle`]
+    /// after the last [`SendHalf::send`].
+    ///
+    /// # Errors
+    /// When the stream has ended.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, StreamError>> {
+        self.0.reserve_capacity(want);
+        loop {
+            let room = self.0.capacity();
+            if room > 0 {
+                return Poll::Ready(Ok(room));
+            }
+            match ready!(self.0.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                None => return Poll::Ready(Err(self.end(cx))),
+            }
+        }
+    }
+
+    /// Gives back room that was asked for and not used.
+    pub fn settle(&mut self) {
+        self.0.reserve_capacity(0);
+    }
+
+    /// Queues bytes for the peer; `end` closes our direction after them.
+    ///
+    /// # Errors
+    /// When the stream has ended.
+    pub fn send(&mut self, bytes: Bytes, end: bool) -> Result<(), StreamError> {
+        self.0.send_data(bytes, end).map_err(Into::into)
+    }
+
+    /// Ready when the peer has reset the stream or the tunnel is lost, also while there is nothing to send.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        match ready!(self.0.poll_reset(cx)) {
+            Ok(reason) => Poll::Ready(StreamError::Reset(reason)),
+            Err(error) => Poll::Ready(error.into()),
+        }
+    }
+
+    fn end(&mut self, cx: &mut Context<'_>) -> StreamError {
+        match self.poll_reset(cx) {
+            Poll::Ready(error) => error,
+            Poll::Pending => StreamError::Closed,
+        }
+    }
+}
+
+impl RecvHalf {
+    /// Next bytes of the peer, `None` after END_STREAM. They count against the window until [`RecvHalf::release`].
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
+        self.0.poll_data(cx).map_err(Into::into)
+    }
+
+    /// Lets the peer send `count` bytes more.
+    pub fn release(&mut self, count: usize) {
+        // It fails only for more than was received, which the caller's own counting excludes.
+        drop(self.0.flow_control().release_capacity(count));
+    }
+
+    /// Bytes received and not released.
+    #[cfg(test)]
+    pub(crate) fn unread(&mut self) -> usize {
+        self.0.flow_control().used_capacity()
+    }
+}
+
+/// A [`Stream`] read and written as bytes.
+#[derive(Debug)]
+pub struct StreamIo {
+    stream: Stream,
+    unread: Bytes,
+    ended: bool,
+}
+
+impl AsyncRead for StreamIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while this.unread.is_empty() {
+            match ready!(this.stream.recv.poll_data(cx)) {
+                Some(Ok(bytes)) => this.unread = bytes,
+                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let mut count = 0;
+        loop {
+            let piece = this.unread.split_to(this.unread.len().min(out.remaining()));
+            out.put_slice(&piece);
+            count += piece.len();
+            if !this.unread.is_empty() || out.remaining() == 0 {
+                break;
+            }
+            // Frames may be much smaller than what is asked for; an end or error shows at the next call.
+            match this.stream.recv.poll_data(cx) {
+                Poll::Ready(Some(Ok(bytes))) => this.unread = bytes,
+                _ => break,
+            }
+        }
+        this.stream.recv.release(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for StreamIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        if total == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let want = total.min(FRAME_BYTES);
+        let room = ready!(this.stream.send.poll_room(cx, want))?.min(want);
+        let mut frame = BytesMut::with_capacity(room);
+        for slice in slices {
+            let left = room - frame.len();
+            frame.extend_from_slice(slice.get(..left.min(slice.len())).unwrap_or_default());
+        }
+        this.stream.send.send(frame.freeze(), false)?;
+        this.stream.send.settle();
+        Poll::Ready(Ok(room))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.ended {
+            this.ended = true;
+            this.stream.send.send(Bytes::new(), true)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}

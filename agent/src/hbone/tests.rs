@@ -1,0 +1,304 @@
+use std::{future::poll_fn, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use h2::Reason;
+use http::StatusCode;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+use super::{
+    Baggage, ConnectRequest, Stream, StreamError,
+    client::{self, OpenError},
+    server::{self, Incoming},
+};
+use crate::identity::{Certificate, CertificateSource, SpiffeId, embedded_ca::EmbeddedCa};
+
+struct Ends {
+    client: client::Tunnel,
+    server: server::Tunnel<DuplexStream>,
+}
+
+fn id(account: &str) -> SpiffeId {
+    SpiffeId::new("cluster.local", "demo", account).unwrap()
+}
+
+async fn certificate(account: &str) -> (Arc<Certificate>, EmbeddedCa, TemporaryDirectory) {
+    let directory = TemporaryDirectory::new();
+    let ca = EmbeddedCa::create(&directory.0).unwrap();
+    (ca.issue(id(account)).await.unwrap(), ca, directory)
+}
+
+/// A directory of its own below the system's, removed at the end.
+struct TemporaryDirectory(std::path::PathBuf);
+
+impl TemporaryDirectory {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("isthmus-hbone-{:032x}", rand::random::<u128>()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for TemporaryDirectory {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+async fn ends() -> Ends {
+    let (ours, ca, _directory) = certificate("client").await;
+    let theirs = ca.issue(id("server")).await.unwrap();
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let (client, server) = tokio::join!(
+        client::handshake(near, ours.client_config([id("server")].into())),
+        server::handshake(far, theirs.server_config()),
+    );
+    let (client, driver) = client.unwrap();
+    tokio::spawn(driver);
+    let server = server.unwrap();
+    assert_eq!((client.peer(), server.peer()), (&id("server"), &id("client")));
+    Ends { client, server }
+}
+
+fn request() -> ConnectRequest {
+    ConnectRequest {
+        authority: "10.0.0.1:80".parse().unwrap(),
+        baggage: None,
+        forwarded: None,
+        traceparent: None,
+        from_network: None,
+    }
+}
+
+/// Drives the server side and hands out what comes in.
+fn drive(mut server: server::Tunnel<DuplexStream>) -> tokio::sync::mpsc::UnboundedReceiver<Incoming> {
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok(Some(incoming)) = server.next().await {
+            drop(sender.send(incoming));
+        }
+    });
+    receiver
+}
+
+async fn stream_pair(ends: Ends) -> (Stream, Stream, client::Tunnel) {
+    let mut incoming = drive(ends.server);
+    let request = request();
+    let (opened, accepted) = tokio::join!(ends.client.open(&request), async {
+        incoming.recv().await.unwrap().accept(None).unwrap()
+    });
+    (opened.unwrap().stream, accepted, ends.client)
+}
+
+async fn read(stream: &mut Stream) -> Option<Result<Bytes, StreamError>> {
+    let (_, recv) = stream.split();
+    let data = poll_fn(|cx| recv.poll_data(cx)).await;
+    if let Some(Ok(bytes)) = &data {
+        recv.release(bytes.len());
+    }
+    data
+}
+
+#[tokio::test]
+async fn thousands_of_unread_one_byte_frames_do_not_end_the_tunnel() {
+    // More than h2 stands by itself.
+    const COUNT: usize = 100_000;
+    let (mut near, mut far, tunnel) = stream_pair(ends().await).await;
+    for n in 0..COUNT {
+        near.split()
+            .0
+            .send(Bytes::from(vec![(n % 251) as u8]), n + 1 == COUNT)
+            .unwrap();
+    }
+    // Nothing is read before all of it waits in the server's HTTP/2 layer.
+    while far.split().1.unread() < COUNT {
+        assert!(
+            tunnel.clone().is_usable(),
+            "the tunnel ended with {} frames unread",
+            far.split().1.unread()
+        );
+        tokio::task::yield_now().await;
+    }
+    let mut got = 0;
+    while let Some(bytes) = read(&mut far).await {
+        for byte in bytes.unwrap() {
+            assert_eq!(byte, (got % 251) as u8);
+            got += 1;
+        }
+    }
+    assert_eq!(got, COUNT);
+    assert!(tunnel.clone().is_usable());
+}
+
+#[tokio::test]
+async fn a_large_payload_leaves_in_one_frame() {
+    const SIZE: usize = 256 << 10;
+    let (mut near, mut far, _tunnel) = stream_pair(ends().await).await;
+    // The peer's settings have arrived once it has answered; the room for that much as well.
+    let room = poll_fn(|cx| near.split().0.poll_room(cx, SIZE)).await.unwrap();
+    assert_eq!(room, SIZE);
+    near.split().0.send(Bytes::from(vec![7; SIZE]), true).unwrap();
+    assert_eq!(read(&mut far).await.unwrap().unwrap().len(), SIZE);
+    assert!(read(&mut far).await.is_none());
+}
+
+#[tokio::test]
+async fn an_unread_stream_does_not_stop_another_on_the_same_tunnel() {
+    let ends = ends().await;
+    let mut incoming = drive(ends.server);
+    let request = request();
+    let mut pairs = Vec::new();
+    for _ in 0..2 {
+        let (opened, accepted) = tokio::join!(ends.client.open(&request), async {
+            incoming.recv().await.unwrap().accept(None).unwrap()
+        });
+        pairs.push((opened.unwrap().stream, accepted));
+    }
+    let (mut live, mut live_far) = pairs.pop().unwrap();
+    let (mut stalled, _stalled_far) = pairs.pop().unwrap();
+    // Fills the stalled stream's window to the last byte.
+    let mut sent = 0;
+    while sent < 4 << 20 {
+        let room = poll_fn(|cx| stalled.split().0.poll_room(cx, 1 << 18))
+            .await
+            .unwrap()
+            .min(1 << 18);
+        stalled.split().0.send(Bytes::from(vec![0; room]), false).unwrap();
+        sent += room;
+    }
+    let full = tokio::time::timeout(
+        Duration::from_millis(100),
+        poll_fn(|cx| stalled.split().0.poll_room(cx, 1)),
+    )
+    .await;
+    assert!(full.is_err(), "the window should be full");
+    // Several windows' worth still pass on the other.
+    let writer = tokio::spawn(async move {
+        for _ in 0..64 {
+            let mut left = 1 << 18;
+            while left > 0 {
+                let room = poll_fn(|cx| live.split().0.poll_room(cx, left))
+                    .await
+                    .unwrap()
+                    .min(left);
+                live.split().0.send(Bytes::from(vec![1; room]), false).unwrap();
+                left -= room;
+            }
+        }
+        live.split().0.send(Bytes::new(), true).unwrap();
+        live
+    });
+    let mut got = 0;
+    while let Some(bytes) = read(&mut live_far).await {
+        got += bytes.unwrap().len();
+    }
+    assert_eq!(got, 64 << 18);
+    writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn answers_reach_the_client() {
+    let ends = ends().await;
+    let mut incoming = drive(ends.server);
+    let request = request();
+    let (refused, ()) = tokio::join!(ends.client.open(&request), async {
+        incoming.recv().await.unwrap().refuse(StatusCode::UNAUTHORIZED);
+    });
+    let refused = refused.unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            OpenError::Refused {
+                status: StatusCode::UNAUTHORIZED
+            }
+        ),
+        "{refused}"
+    );
+    assert!(!refused.unprocessed());
+
+    let (reset, ()) = tokio::join!(ends.client.open(&request), async {
+        incoming.recv().await.unwrap().reset(Reason::REFUSED_STREAM);
+    });
+    assert!(reset.unwrap_err().unprocessed());
+
+    let baggage = Baggage {
+        namespace: Some("demo".into()),
+        ..Baggage::default()
+    };
+    let (opened, _stream) = tokio::join!(ends.client.open(&request), async {
+        incoming.recv().await.unwrap().accept(Some(&baggage)).unwrap()
+    });
+    assert_eq!(opened.unwrap().baggage, Some(baggage.clone()));
+}
+
+#[tokio::test]
+async fn resets_carry_their_reason_and_an_end_is_an_end() {
+    let (mut near, mut far, _tunnel) = stream_pair(ends().await).await;
+    near.split().0.send(Bytes::from_static(b"last"), true).unwrap();
+    assert_eq!(read(&mut far).await.unwrap().unwrap(), "last");
+    assert!(read(&mut far).await.is_none());
+    far.reset(Reason::CONNECT_ERROR);
+    let error = read(&mut near).await.unwrap().unwrap_err();
+    assert!(matches!(error, StreamError::Reset(Reason::CONNECT_ERROR)), "{error}");
+}
+
+#[tokio::test]
+async fn a_lost_tunnel_fails_its_streams_instead_of_ending_them() {
+    let mut ends = ends().await;
+    let request = request();
+    let (opened, accepted) = tokio::join!(ends.client.open(&request), async {
+        let incoming = ends.server.next().await.unwrap().unwrap();
+        let stream = incoming.accept(None).unwrap();
+        // Lets the answer out.
+        drop(tokio::time::timeout(Duration::from_millis(50), ends.server.next()).await);
+        stream
+    });
+    let mut near = opened.unwrap().stream;
+    drop(ends.server);
+    let error = read(&mut near).await.unwrap().unwrap_err();
+    assert!(matches!(error, StreamError::Lost(_)), "{error}");
+    assert!(!ends.client.is_usable());
+    drop(accepted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_dropped_and_an_answering_one_kept() {
+    let (ours, ca, _directory) = certificate("client").await;
+    let theirs = ca.issue(id("server")).await.unwrap();
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let (client, server) = tokio::join!(
+        client::handshake(near, ours.client_config([id("server")].into())),
+        server::handshake(far, theirs.server_config()),
+    );
+    let (mut tunnel, driver) = client.unwrap();
+    let driver = tokio::spawn(driver);
+    let mut server = server.unwrap();
+    let kept = tokio::time::timeout(Duration::from_secs(3600), server.next()).await;
+    assert!(kept.is_err(), "an hour of silence broken by PINGs only");
+    assert!(tunnel.is_usable());
+    // Now nobody drives the server, so nobody answers.
+    let began = tokio::time::Instant::now();
+    driver.await.unwrap();
+    assert!(began.elapsed() <= Duration::from_secs(40), "{:?}", began.elapsed());
+    assert!(!tunnel.is_usable());
+}
+
+#[tokio::test]
+async fn a_stream_is_a_byte_stream_for_the_inner_tunnel() {
+    let (near, far, _tunnel) = stream_pair(ends().await).await;
+    let (mut near, mut far) = (near.into_io(), far.into_io());
+    let sent: Vec<u8> = (0..10_000_000_u32).map(|n| (n % 253) as u8).collect();
+    let expected = sent.clone();
+    let writer = tokio::spawn(async move {
+        near.write_all(&sent).await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut answer = String::new();
+        near.read_to_string(&mut answer).await.unwrap();
+        answer
+    });
+    let mut got = Vec::new();
+    far.read_to_end(&mut got).await.unwrap();
+    assert!(got == expected);
+    far.write_all(b"thanks").await.unwrap();
+    far.shutdown().await.unwrap();
+    assert_eq!(writer.await.unwrap(), "thanks");
+}

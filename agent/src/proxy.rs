@@ -1,0 +1,212 @@
+//! Connections: how each is taken, decided on, carried and ended.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `outbound` | a pod's application dials: decide, reach, relay |
+//! | `inbound` | a tunnel brings a CONNECT: admit, authorise, deliver, relay |
+//! | `gateway` | the same for a whole network: pick an endpoint, pipe |
+//! | `terminate` | accepting tunnels, common to pods and gateways |
+//! | `pool` | tunnels we dialled, shared by the streams of one pod |
+//! | `dial` | reaching the other side, with its timeouts |
+//! | `relay` | bytes both ways, half-close, resets |
+//! | `leg` | a TCP connection that is reset unless it was finished |
+//! | `tunnel_socket` | the TCP connection below a tunnel |
+//! | `connections` | what is open, and cutting it |
+//! | `accept` | a listener that survives a lack of descriptors |
+//! | `descriptors` | the budget of descriptors |
+//! | `close` | why a connection ended |
+//! | `access_log` | one line per connection |
+//! | `sockets` | the seam to a pod's network namespace |
+
+mod accept;
+mod access_log;
+mod close;
+mod connections;
+mod descriptors;
+mod dial;
+pub mod gateway;
+mod inbound;
+mod leg;
+mod outbound;
+mod pool;
+mod relay;
+pub mod sockets;
+mod terminate;
+mod tunnel_socket;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+pub use self::{
+    close::{CloseReason, Phase, Who},
+    descriptors::Descriptors,
+    gateway::{Gateway, GatewayParts},
+    sockets::{PlainSockets, Sockets},
+};
+use self::{connections::Connections, pool::Pool, terminate::Parts};
+use crate::{
+    identity::{Certificates, SpiffeId},
+    mesh::{Mesh, Workload},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Who a pod is, as its enrolment said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Kubernetes UID, or any name unique on this node.
+    pub uid: String,
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub name: String,
+    /// Kubernetes service account; `None` leaves it to the mesh.
+    pub service_account: Option<String>,
+}
+
+/// What a pod's connections are made of.
+#[derive(Clone)]
+pub struct ProxyParts {
+    /// Sockets in the pod's network namespace.
+    pub sockets: Arc<dyn Sockets>,
+    /// What is known of the mesh.
+    pub mesh: Mesh,
+    /// Where certificates come from.
+    pub certificates: Certificates,
+    /// The network the pod's address belongs to.
+    pub network: Arc<str>,
+}
+
+/// Serves the connections of one pod. All of it runs on the runtime where it is first used.
+pub struct PodProxy {
+    pod: PodFacts,
+    network: Arc<str>,
+    sockets: Arc<dyn Sockets>,
+    mesh: Mesh,
+    certificates: Certificates,
+    pool: Pool,
+    outgoing: Connections,
+    /// Tunnels that were dialled.
+    dialled: Connections,
+    parts: Parts,
+    self_calls: AtomicU64,
+}
+
+impl PodProxy {
+    /// A pod that nobody is served for yet.
+    #[must_use]
+    pub fn new(pod: PodFacts, parts: ProxyParts) -> Arc<Self> {
+        let ProxyParts {
+            sockets,
+            mesh,
+            certificates,
+            network,
+        } = parts;
+        let parts = Parts::new(Descriptors::of_process());
+        let dialled = Connections::new();
+        let pool = Pool::new(
+            Arc::clone(&sockets),
+            certificates.clone(),
+            dialled.clone(),
+            parts.abrupt.clone(),
+        );
+        Arc::new(Self {
+            pod,
+            network,
+            sockets,
+            mesh,
+            certificates,
+            pool,
+            outgoing: Connections::new(),
+            dialled,
+            parts,
+            self_calls: AtomicU64::new(0),
+        })
+    }
+
+    /// Connections open now, both directions.
+    #[must_use]
+    pub fn open_connections(&self) -> usize {
+        self.outgoing.len() + self.parts.streams.len()
+    }
+
+    /// Tunnels open now, both directions.
+    #[must_use]
+    pub fn tunnels(&self) -> usize {
+        self.dialled.len() + self.parts.tunnels.len()
+    }
+
+    /// Connections that were reset because an application dialled our own listener.
+    #[must_use]
+    pub fn self_calls(&self) -> u64 {
+        self.self_calls.load(Ordering::Relaxed)
+    }
+
+    /// The pod is gone: resets every connection and tunnel, now and to come, and
+    /// [`PodProxy::outbound`] and [`PodProxy::inbound`] return. Their sockets hold nothing back in the
+    /// kernel, which would keep the network namespace alive.
+    pub fn abort_all(&self) {
+        self.parts.abrupt.set();
+        self.parts.gone.force();
+        let reason = CloseReason::failed(Who::Agent, Phase::Relay, "the pod is gone");
+        self.pool.clear();
+        for table in [&self.outgoing, &self.parts.streams, &self.dialled, &self.parts.tunnels] {
+            table.close(&reason);
+        }
+    }
+
+    fn count_self_call(&self) {
+        self.self_calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The pod's workload, if the mesh knows it.
+    fn workload_now(&self) -> Option<Arc<Workload>> {
+        let PodFacts {
+            namespace,
+            name,
+            service_account,
+            ..
+        } = &self.pod;
+        self.mesh
+            .current()
+            .workload_of_pod(namespace, name, service_account.as_deref())
+    }
+
+    /// The pod's workload, waiting for the mesh to learn of it.
+    async fn workload_within(&self, wait: Duration) -> Option<Arc<Workload>> {
+        if let Some(workload) = self.workload_now() {
+            return Some(workload);
+        }
+        let mut mesh = self.mesh.clone();
+        let known = async {
+            loop {
+                if let Some(workload) = self.workload_now() {
+                    return workload;
+                }
+                mesh.changed().await;
+            }
+        };
+        tokio::time::timeout(wait, known).await.ok()
+    }
+
+    fn identity(&self, workload: &Workload) -> Result<SpiffeId, CloseReason> {
+        workload.identity().ok_or_else(|| {
+            let text = format!("the mesh's workload for pod {} makes no SPIFFE ID", self.pod);
+            CloseReason::failed(Who::Agent, Phase::Decide, text)
+        })
+    }
+}
+
+/// `NAMESPACE/NAME`.
+impl fmt::Display for PodFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}

@@ -1,0 +1,158 @@
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{
+    descriptors::{Descriptors, Lease},
+    leg::{Leg, arm_listener},
+};
+
+/// First and longest wait after the kernel refused to accept.
+const BACK_OFF: Duration = Duration::from_millis(5);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
+
+/// A listener that survives a lack of descriptors: it waits, says so, and goes on by itself.
+pub(crate) struct Acceptor {
+    listener: TcpListener,
+    descriptors: Descriptors,
+    /// Descriptors one accepted connection needs, those of its way onwards included.
+    need: usize,
+}
+
+/// An accepted connection and the descriptors reserved for it.
+pub(crate) struct Accepted {
+    pub(crate) tcp: TcpStream,
+    pub(crate) from: SocketAddr,
+    pub(crate) lease: Lease,
+}
+
+impl Acceptor {
+    /// Accepted sockets are to become [`Leg`]s or the sockets of tunnels.
+    pub(crate) fn new(listener: TcpListener, descriptors: Descriptors, need: usize) -> io::Result<Self> {
+        arm_listener(&listener)?;
+        Ok(Self {
+            listener,
+            descriptors,
+            need,
+        })
+    }
+
+    /// The next connection. Errors of single connections are skipped, a lack of descriptors is waited out.
+    pub(crate) async fn next(&self) -> Accepted {
+        let mut wait = BACK_OFF;
+        loop {
+            match self.listener.accept().await {
+                Ok((tcp, from)) => match self.descriptors.take(self.need) {
+                    Some(lease) => return Accepted { tcp, from, lease },
+                    None => self.refuse(tcp),
+                },
+                Err(error) if is_about_one(&error) => {}
+                Err(error) => {
+                    if FULL.may_say() {
+                        tracing::error!(
+                            limit = self.descriptors.limit(),
+                            used = self.descriptors.used(),
+                            %error,
+                            "cannot accept connections; if descriptors ran out, raise RLIMIT_NOFILE (LimitNOFILE=)"
+                        );
+                    }
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(LONGEST_BACK_OFF);
+                }
+            }
+        }
+    }
+
+    /// Over budget: the client learns at once, by a reset, and what is open keeps running.
+    fn refuse(&self, tcp: TcpStream) {
+        // Also one that waited from before the listener was prepared must see a reset.
+        drop(Leg::accepted(tcp));
+        if FULL.may_say() {
+            tracing::error!(
+                limit = self.descriptors.limit(),
+                used = self.descriptors.used(),
+                "connection reset: its descriptors would exceed the budget left by RLIMIT_NOFILE; \
+                 raise it (LimitNOFILE=) or find who opens so many connections"
+            );
+        }
+    }
+}
+
+/// Errors that belong to the connection which was about to be accepted (accept(2)), not to us.
+fn is_about_one(error: &io::Error) -> bool {
+    use nix::libc::{ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EPROTO};
+    error.raw_os_error().is_some_and(|code| {
+        [
+            ECONNABORTED,
+            EHOSTDOWN,
+            EHOSTUNREACH,
+            EINTR,
+            ENETDOWN,
+            ENETUNREACH,
+            ENONET,
+            ENOPROTOOPT,
+            EPROTO,
+        ]
+        .contains(&code)
+    })
+}
+
+/// All listeners of the process share one limit and therefore one voice.
+static FULL: OncePerSecond = OncePerSecond(Mutex::new(None));
+
+struct OncePerSecond(Mutex<Option<Instant>>);
+
+impl OncePerSecond {
+    fn may_say(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let now = Instant::now();
+        if last.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1)) {
+            return false;
+        }
+        *last = Some(now);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn above_the_budget_connections_are_reset_and_below_it_served_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let budget = Descriptors::new(3);
+        let acceptor = Acceptor::new(listener, budget.clone(), 2).unwrap();
+
+        let _first = TcpStream::connect(address).await.unwrap();
+        let served = acceptor.next().await;
+        let mut second = TcpStream::connect(address).await.unwrap();
+        let (refused, none) = tokio::join!(
+            async { second.read(&mut [0; 1]).await },
+            tokio::time::timeout(Duration::from_millis(200), acceptor.next()),
+        );
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert!(none.is_err(), "a connection over budget was served");
+
+        drop(served);
+        assert_eq!(budget.used(), 0);
+        let third = TcpStream::connect(address).await.unwrap();
+        let served = acceptor.next().await;
+        assert_eq!(served.from, third.local_addr().unwrap());
+    }
+
+    #[test]
+    fn the_log_is_not_flooded() {
+        let voice = OncePerSecond(Mutex::new(None));
+        assert!(voice.may_say());
+        assert!(!voice.may_say());
+    }
+}

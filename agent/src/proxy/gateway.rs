@@ -1,0 +1,200 @@
+//! The east-west gateway.
+
+use std::{future::poll_fn, net::SocketAddr, sync::Arc};
+
+use http::StatusCode;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    access_log::{Direction, Record},
+    close::{CloseReason, Phase, Who},
+    connections::Guard,
+    descriptors::{Descriptors, Lease},
+    dial::{CONNECT_TIMEOUT, connect},
+    leg::Leg,
+    outbound::close,
+    relay::{self, Tally},
+    sockets::{PlainSockets, Sockets},
+    terminate::{self, Accepting, Parts, Terminator},
+};
+use crate::{
+    drain::Drain,
+    hbone::server::{Incoming, connect_request},
+    identity::{Certificate, Certificates, SpiffeId},
+    mesh::{Authority, Mesh, gateway},
+};
+
+/// How long one endpoint may take to answer while there is another to try.
+const NEXT_ENDPOINT: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// What an east-west gateway is made of.
+pub struct GatewayParts {
+    /// The network it leads into.
+    pub network: Arc<str>,
+    /// Who it is.
+    pub identity: SpiffeId,
+    /// What it knows of the mesh.
+    pub mesh: Mesh,
+    /// Where its certificate comes from.
+    pub certificates: Certificates,
+}
+
+/// An east-west gateway: it ends outer tunnels, and pipes what is in their streams to pods of its own network without
+/// looking into it (wire-facts.md §4.3). Policy is the pods' own business, whose agents see the client's identity in
+/// the inner tunnel.
+pub struct Gateway {
+    network: Arc<str>,
+    identity: SpiffeId,
+    mesh: Mesh,
+    certificates: Certificates,
+    sockets: Arc<dyn Sockets>,
+    parts: Parts,
+}
+
+struct Refused {
+    status: StatusCode,
+    reason: CloseReason,
+}
+
+impl Gateway {
+    /// A gateway that serves nobody yet.
+    #[must_use]
+    pub fn new(parts: GatewayParts) -> Arc<Self> {
+        let GatewayParts {
+            network,
+            identity,
+            mesh,
+            certificates,
+        } = parts;
+        let sockets = Arc::new(PlainSockets);
+        Arc::new(Self {
+            network,
+            identity,
+            mesh,
+            certificates,
+            sockets,
+            parts: Parts::new(Descriptors::of_process()),
+        })
+    }
+
+    /// Serves tunnels. Returns when the drain has started and the last stream has ended or was forced to.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, drain: Drain) {
+        terminate::serve(self, listener, drain).await;
+    }
+
+    /// Streams open now.
+    #[must_use]
+    pub fn open_connections(&self) -> usize {
+        self.parts.streams.len()
+    }
+
+    /// Tunnels open now.
+    #[must_use]
+    pub fn tunnels(&self) -> usize {
+        self.parts.tunnels.len()
+    }
+
+    async fn reach_endpoint(&self, incoming: &mut Incoming, record: &mut Record) -> Result<(Leg, Lease), Refused> {
+        let refused = |status: u16, text: String| Refused {
+            status: StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
+            reason: CloseReason::failed(Who::Agent, Phase::Decide, text),
+        };
+        let request =
+            connect_request(incoming.head()).map_err(|error| refused(error.status().as_u16(), error.to_string()))?;
+        if let Some(baggage) = &request.baggage {
+            record.source.claims(baggage);
+        }
+        if let Authority::Host { host, .. } = &request.authority {
+            record.service = Some(Arc::clone(host));
+        }
+        let endpoints = gateway::endpoints(&self.mesh.current(), &self.network, &request.authority, rand::random())
+            .map_err(|refusal| refused(refusal.status(), refusal.to_string()))?;
+        let lease = self
+            .parts
+            .descriptors
+            .take(1)
+            .ok_or_else(|| refused(503, "out of descriptors: raise RLIMIT_NOFILE (LimitNOFILE=)".to_owned()))?;
+        tokio::select! {
+            leg = self.first_that_answers(&endpoints, record) => leg.map(|leg| (leg, lease)),
+            () = poll_fn(|cx| incoming.poll_cancelled(cx)) => {
+                let text = "the client gave up before an endpoint was reached";
+                Err(unavailable(CloseReason::failed(Who::Client, Phase::Connect, text)))
+            }
+        }
+    }
+
+    async fn first_that_answers(&self, endpoints: &[SocketAddr], record: &mut Record) -> Result<Leg, Refused> {
+        let give_up = Instant::now() + CONNECT_TIMEOUT;
+        let mut last = "the service has no endpoint".to_owned();
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            record.destination.address = Some(*endpoint);
+            let is_last = index + 1 == endpoints.len();
+            let within = if is_last { CONNECT_TIMEOUT } else { NEXT_ENDPOINT };
+            match timeout_at(give_up, connect(&*self.sockets, *endpoint, within)).await {
+                Ok(Ok(tcp)) => match Leg::dialled(tcp) {
+                    Ok(leg) => return Ok(leg),
+                    Err(error) => last = error.to_string(),
+                },
+                Ok(Err(error)) => {
+                    last = error.to_string();
+                    tracing::debug!(%endpoint, %error, "endpoint not reached");
+                }
+                Err(_) => {
+                    last = format!("no endpoint answered within {} s", CONNECT_TIMEOUT.as_secs());
+                    break;
+                }
+            }
+        }
+        Err(unavailable(CloseReason::failed(Who::Server, Phase::Connect, last)))
+    }
+}
+
+impl Terminator for Gateway {
+    async fn certificate(&self) -> Result<Arc<Certificate>, CloseReason> {
+        self.certificates
+            .get(&self.identity)
+            .await
+            .map_err(|error| CloseReason::failed(Who::Agent, Phase::Handshake, crate::tls::with_causes(&error)))
+    }
+
+    async fn stream(self: Arc<Self>, mut incoming: Incoming, tunnel: Arc<Accepting>, mut guard: Guard) {
+        let mut record = Record::new(Direction::Inbound, tunnel.from);
+        record.source.identity = Some(tunnel.source.clone());
+        record.hbone = Some(tunnel.at);
+        let reached = tokio::select! {
+            reached = Box::pin(self.reach_endpoint(&mut incoming, &mut record)) => reached,
+            reason = guard.cut() => Err(unavailable(reason)),
+        };
+        let (leg, _lease) = match reached {
+            Ok(reached) => reached,
+            Err(Refused { status, reason }) => {
+                incoming.refuse(status);
+                record.ended(Tally::default(), &reason);
+                return;
+            }
+        };
+        let mut tally = Tally::default();
+        let reason = match incoming.accept(None) {
+            Ok(stream) => tokio::select! {
+                ended = relay::tunnelled(leg, stream, &mut tally) => close(&ended, Who::Server, Who::Client),
+                reason = guard.cut() => reason,
+            },
+            Err(error) => CloseReason::failed(Who::Peer, Phase::Connect, error.to_string()),
+        };
+        record.ended(tally, &reason);
+    }
+
+    fn parts(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+fn unavailable(reason: CloseReason) -> Refused {
+    Refused {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        reason,
+    }
+}

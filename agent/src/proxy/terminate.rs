@@ -1,0 +1,228 @@
+use std::{fmt::Display, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    accept::{Accepted, Acceptor},
+    access_log::{Direction, Record},
+    close::{CloseReason, Phase, Who},
+    connections::{Connections, Guard},
+    descriptors::Descriptors,
+    dial::HANDSHAKE_TIMEOUT,
+    relay::Tally,
+    tunnel_socket::{Abrupt, TunnelSocket},
+};
+use crate::{
+    drain::{Drain, DrainTrigger, drain},
+    hbone::server::{self, Incoming, Tunnel},
+    identity::{Certificate, SpiffeId},
+    tls::with_causes,
+};
+
+/// Handshakes under way at once at one listener. Each costs a signature and a key exchange; more at once would only
+/// make all of them slower.
+const HANDSHAKES: usize = 256;
+
+/// How long resets may take to reach the peers when tunnels are ended by force.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Who serves the streams of accepted tunnels: a pod or a gateway.
+pub(super) trait Terminator: Send + Sync + 'static {
+    /// The certificate to show, as of now.
+    fn certificate(&self) -> impl Future<Output = Result<Arc<Certificate>, CloseReason>> + Send;
+
+    /// Serves one CONNECT to its end.
+    fn stream(
+        self: Arc<Self>,
+        incoming: Incoming,
+        tunnel: Arc<Accepting>,
+        guard: Guard,
+    ) -> impl Future<Output = ()> + Send;
+
+    fn parts(&self) -> &Parts;
+}
+
+/// What every terminator has.
+pub(super) struct Parts {
+    pub(super) descriptors: Descriptors,
+    /// Streams that were accepted.
+    pub(super) streams: Connections,
+    /// Tunnels that were accepted.
+    pub(super) tunnels: Connections,
+    pub(super) abrupt: Abrupt,
+    pub(super) handshakes: Semaphore,
+    /// Told when whoever is served is gone: listeners end with it.
+    pub(super) gone: DrainTrigger,
+}
+
+/// What is known of an accepted tunnel.
+#[derive(Debug)]
+pub(super) struct Accepting {
+    /// The client's proven identity.
+    pub(super) source: SpiffeId,
+    /// The TCP peer.
+    pub(super) from: SocketAddr,
+    /// Our address on the tunnel.
+    pub(super) at: SocketAddr,
+}
+
+impl Parts {
+    pub(super) fn new(descriptors: Descriptors) -> Self {
+        Self {
+            descriptors,
+            streams: Connections::new(),
+            tunnels: Connections::new(),
+            abrupt: Abrupt::default(),
+            handshakes: Semaphore::new(HANDSHAKES),
+            gone: drain().0,
+        }
+    }
+}
+
+/// Accepts tunnels and serves their streams until the drain starts; returns when the last stream has ended.
+pub(super) async fn serve<T: Terminator>(terminator: Arc<T>, listener: TcpListener, drain: Drain) {
+    let parts = terminator.parts();
+    let acceptor = match Acceptor::new(listener, parts.descriptors.clone(), 1) {
+        Ok(acceptor) => acceptor,
+        Err(error) => {
+            tracing::error!(%error, "cannot serve HBONE: the listener does not take socket options");
+            return;
+        }
+    };
+    let gone = parts.gone.listen();
+    let mut started = std::pin::pin!(async {
+        tokio::select! { () = drain.started() => {}, () = gone.started() => {} }
+    });
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut started => break,
+            accepted = acceptor.next() => {
+                let guard = parts.tunnels.enter(None);
+                tokio::spawn(tunnel(Arc::clone(&terminator), accepted, guard, drain.clone()));
+            }
+        }
+    }
+    drop(acceptor);
+    tokio::select! {
+        () = parts.tunnels.empty() => {}
+        () = drain.forced() => {
+            parts.streams.close(&deadline());
+            // Bounded: each tunnel has its last words and ends.
+            parts.tunnels.empty().await;
+        }
+    }
+}
+
+/// The reason of connections that outlive a drain.
+pub(super) fn deadline() -> CloseReason {
+    CloseReason::failed(
+        Who::Agent,
+        Phase::Relay,
+        "the agent is stopping and its drain deadline has passed",
+    )
+}
+
+async fn tunnel<T: Terminator>(terminator: Arc<T>, accepted: Accepted, mut guard: Guard, drain: Drain) {
+    let mut record = Record::new(Direction::Inbound, canonical(accepted.from));
+    let shaken = tokio::select! {
+        shaken = Box::pin(handshake(&*terminator, accepted, &mut record)) => shaken,
+        reason = guard.cut() => Err(reason),
+        () = drain.forced() => Err(deadline()),
+    };
+    match shaken {
+        Ok((tunnel, facts, _lease)) => streams(&terminator, tunnel, &Arc::new(facts), guard, &drain).await,
+        Err(reason) => record.ended(Tally::default(), &reason),
+    }
+}
+
+type Shaken = (Tunnel<TunnelSocket>, Accepting, super::descriptors::Lease);
+
+async fn handshake<T: Terminator>(
+    terminator: &T,
+    accepted: Accepted,
+    record: &mut Record,
+) -> Result<Shaken, CloseReason> {
+    let failed = |text: &dyn Display| CloseReason::failed(Who::Peer, Phase::Handshake, text.to_string());
+    let Accepted { tcp, from, lease } = accepted;
+    let at = canonical(tcp.local_addr().map_err(|error| failed(&error))?);
+    record.destination.address = Some(at);
+    let parts = terminator.parts();
+    let give_up = Instant::now() + HANDSHAKE_TIMEOUT;
+    let late = |_| {
+        failed(&format_args!(
+            "no TLS handshake within {} s",
+            HANDSHAKE_TIMEOUT.as_secs()
+        ))
+    };
+    let shaken = async {
+        let certificate = terminator.certificate().await?;
+        let socket = TunnelSocket::new(tcp, parts.abrupt.clone()).map_err(|error| failed(&error))?;
+        let _permit = parts.handshakes.acquire().await.map_err(|error| failed(&error))?;
+        server::handshake(socket, certificate.server_config())
+            .await
+            .map_err(|error| failed(&with_causes(&error)))
+    };
+    let tunnel = timeout_at(give_up, shaken).await.map_err(late)??;
+    let source = tunnel.peer().clone();
+    Ok((
+        tunnel,
+        Accepting {
+            source,
+            from: canonical(from),
+            at,
+        },
+        lease,
+    ))
+}
+
+/// Serves the streams of one tunnel until the peer closes it, or it was drained and the last stream has ended.
+async fn streams<T: Terminator>(
+    terminator: &Arc<T>,
+    mut tunnel: Tunnel<TunnelSocket>,
+    facts: &Arc<Accepting>,
+    mut guard: Guard,
+    drain: &Drain,
+) {
+    let mut started = std::pin::pin!(drain.started());
+    let mut forced = std::pin::pin!(drain.forced());
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            _ = guard.cut() => return,
+            () = &mut forced => break,
+            () = &mut started, if !draining => {
+                draining = true;
+                tunnel.drain();
+            }
+            next = tunnel.next() => match next {
+                Ok(Some(incoming)) => {
+                    let guard = terminator.parts().streams.enter(None);
+                    tokio::spawn(Arc::clone(terminator).stream(incoming, Arc::clone(facts), guard));
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(peer = %facts.from, identity = %facts.source, %error, "tunnel lost");
+                    return;
+                }
+            },
+        }
+    }
+    // The streams are being reset by those who serve them; their last frames still have to leave.
+    let last = async {
+        while let Ok(Some(incoming)) = tunnel.next().await {
+            incoming.reset(h2::Reason::REFUSED_STREAM);
+        }
+    };
+    drop(timeout(LAST_WORDS, last).await);
+}
+
+/// IPv4 addresses as such, also where the listener is an IPv6 one.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

@@ -1,0 +1,10 @@
+//! Two and more pods on one machine: addresses of 127.0.0.0/8, plain sockets, an embedded CA, a mesh in memory.
+
+mod bench;
+mod drains;
+mod gateways;
+mod paths;
+mod policies;
+mod pools;
+mod relays;
+mod world;

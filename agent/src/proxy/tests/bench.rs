@@ -1,0 +1,179 @@
+//! Figures rather than promises: `cargo test --release -p isthmus --lib bench -- --ignored --nocapture`.
+//!
+//! Two proxies on a thread each and blocking applications, all on one machine: what a change of the relay, the buffers
+//! or the windows does shows here first.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::world::{NETWORK, Pod, World, fresh_ip, serve_pod, workload};
+
+const TIME: Duration = Duration::from_secs(3);
+
+/// Runs a pod on a thread of its own, for ever.
+fn serve(name: &'static str, ip: std::net::IpAddr, world: &World) -> Pod {
+    let parts = (world.mesh.clone(), world.certificates.clone());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            sender.send(serve_pod(name, ip, NETWORK, parts).await).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    receiver.recv().unwrap()
+}
+
+struct Pair {
+    _world: World,
+    client: Pod,
+    server: Pod,
+}
+
+fn pair() -> Pair {
+    let world = World::new();
+    let (near, far) = (fresh_ip(), fresh_ip());
+    world.add_workload(workload("client", Some(near)));
+    world.add_workload(workload("server", Some(far)));
+    let (client, server) = (serve("client", near, &world), serve("server", far, &world));
+    Pair {
+        _world: world,
+        client,
+        server,
+    }
+}
+
+impl Pair {
+    /// Starts an application on the server's side; gives its address.
+    fn application(&self, serve: impl Fn(TcpStream) + Send + Clone + 'static) -> SocketAddr {
+        let listener = TcpListener::bind((self.server.ip, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, serve) = (stream.unwrap(), serve.clone());
+                stream.set_nodelay(true).unwrap();
+                thread::spawn(move || serve(stream));
+            }
+        });
+        address
+    }
+
+    fn dial(&self, to: SocketAddr) -> TcpStream {
+        self.client.dial_blocking(to)
+    }
+}
+
+#[test]
+#[ignore = "measures"]
+fn bulk() {
+    for streams in [1, 8] {
+        let pair = pair();
+        let moved = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&moved);
+        let sink = pair.application(move |mut stream| {
+            let mut buffer = vec![0; 1 << 18];
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                counter.fetch_add(count as u64, Ordering::Relaxed);
+            }
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let writers: Vec<_> = (0..streams)
+            .map(|_| {
+                let (mut stream, stop) = (pair.dial(sink), Arc::clone(&stop));
+                thread::spawn(move || {
+                    let buffer = vec![0; 1 << 18];
+                    while !stop.load(Ordering::Relaxed) {
+                        stream.write_all(&buffer).unwrap();
+                    }
+                })
+            })
+            .collect();
+        thread::park_timeout(Duration::from_secs(1));
+        let (before, began) = (moved.load(Ordering::Relaxed), Instant::now());
+        thread::park_timeout(TIME);
+        let bytes = moved.load(Ordering::Relaxed) - before;
+        println!(
+            "bulk, {streams} streams: {:.2} Gb/s",
+            bytes as f64 * 8e-9 / began.elapsed().as_secs_f64()
+        );
+        stop.store(true, Ordering::Relaxed);
+        for writer in writers {
+            writer.join().unwrap();
+        }
+    }
+}
+
+#[test]
+#[ignore = "measures"]
+fn ping_pong() {
+    let pair = pair();
+    let echo = pair.application(|mut stream| {
+        let mut byte = [0; 1];
+        while stream
+            .read_exact(&mut byte)
+            .and_then(|()| stream.write_all(&byte))
+            .is_ok()
+        {}
+    });
+    let mut stream = pair.dial(echo);
+    stream.set_nodelay(true).unwrap();
+    let mut byte = [7; 1];
+    let mut times = Vec::new();
+    let began = Instant::now();
+    while began.elapsed() < TIME {
+        let sent = Instant::now();
+        stream.write_all(&byte).unwrap();
+        stream.read_exact(&mut byte).unwrap();
+        times.push(sent.elapsed());
+    }
+    times.sort();
+    println!(
+        "ping-pong: p50 {:?}, p99 {:?}, {}/s",
+        times[times.len() / 2],
+        times[times.len() * 99 / 100],
+        times.len() / 3
+    );
+}
+
+#[test]
+#[ignore = "measures"]
+fn churn() {
+    let pair = pair();
+    let answer = pair.application(|mut stream| {
+        let mut byte = [0; 1];
+        stream
+            .read_exact(&mut byte)
+            .and_then(|()| stream.write_all(&byte))
+            .unwrap();
+    });
+    for (name, plain) in [("tunnelled", false), ("plain", true)] {
+        if plain {
+            let mut open = workload("server", Some(pair.server.ip));
+            open.protocol = crate::mesh::workload::Protocol::Tcp;
+            pair._world.add_workload(open);
+        }
+        let (mut count, began) = (0, Instant::now());
+        while began.elapsed() < TIME {
+            let mut stream = pair.dial(answer);
+            let mut byte = [7; 1];
+            stream.write_all(&byte).unwrap();
+            stream.read_exact(&mut byte).unwrap();
+            count += 1;
+        }
+        println!(
+            "churn, one after another, {name}: {:.0}/s",
+            f64::from(count) / began.elapsed().as_secs_f64()
+        );
+    }
+}

@@ -1,0 +1,127 @@
+use std::{io, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use super::world::{World, fresh_ip, until, workload};
+
+#[tokio::test]
+async fn the_streams_of_one_pod_share_a_tunnel_and_another_pods_do_not() {
+    let world = World::new();
+    let (client, other) = (world.pod("client").await, world.pod("other").await);
+    let server = world.pod("server").await;
+    let (listener, address) = server.listen().await;
+    let mut open = Vec::new();
+    // All at once: the first dial is shared as well.
+    for _ in 0..50 {
+        open.push(client.dial(address).await);
+    }
+    for _ in 0..50 {
+        let (mut far, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move { tokio::io::copy(&mut far.split().0, &mut tokio::io::sink()).await });
+    }
+    assert_eq!(client.dialled().len(), 1);
+    assert_eq!(server.proxy.tunnels(), 1);
+    let _theirs = other.dial(address).await;
+    listener.accept().await.unwrap();
+    assert_eq!(other.dialled().len(), 1);
+    assert_eq!(server.proxy.tunnels(), 2);
+}
+
+#[tokio::test]
+async fn a_full_tunnel_gets_a_second_and_is_used_again() {
+    let world = World::new();
+    let (client, server) = (world.pod("client").await, world.pod("server").await);
+    let (listener, address) = server.listen().await;
+    let mut open = Vec::new();
+    for _ in 0..101 {
+        let near = client.dial(address).await;
+        let (far, _) = listener.accept().await.unwrap();
+        open.push((near, far));
+    }
+    assert_eq!(client.dialled().len(), 2, "100 streams to a tunnel");
+    drop(open);
+    until("all streams ended", || client.proxy.open_connections() == 0).await;
+    for _ in 0..101 {
+        let near = client.dial(address).await;
+        let (far, _) = listener.accept().await.unwrap();
+        drop((near, far));
+    }
+    assert_eq!(
+        client.dialled().len(),
+        2,
+        "no tunnel is lost to the pool by having been full"
+    );
+}
+
+#[tokio::test]
+async fn all_who_wait_for_a_dial_share_its_failure() {
+    let world = World::new();
+    let client = world.pod("client").await;
+    // Accepts and then says nothing that is TLS.
+    let ip = fresh_ip();
+    world.add_workload(workload("server", Some(ip)));
+    let listener = TcpListener::bind((ip, 15008)).await.unwrap();
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        open.push(client.dial((ip, 80).into()).await);
+    }
+    let (mut peer, _) = listener.accept().await.unwrap();
+    until("all of them waiting", || client.proxy.open_connections() == 20).await;
+    peer.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+    for mut near in open {
+        assert_eq!(
+            near.read(&mut [0; 8]).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionReset
+        );
+    }
+    assert_eq!(client.dialled().len(), 1);
+    // The failure is not kept: the next one dials again.
+    let _next = client.dial((ip, 80).into()).await;
+    listener.accept().await.unwrap();
+    assert_eq!(client.dialled().len(), 2);
+}
+
+#[tokio::test]
+async fn nobody_dials_for_an_application_that_has_gone() {
+    let world = World::new();
+    let client = world.pod("client").await;
+    let ip = fresh_ip();
+    world.add_workload(workload("server", Some(ip)));
+    let listener = TcpListener::bind((ip, 15008)).await.unwrap();
+    let near = client.dial((ip, 80).into()).await;
+    let (mut peer, _) = listener.accept().await.unwrap();
+    // The hello of the handshake that is never answered.
+    let mut hello = [0; 4096];
+    assert!(peer.read(&mut hello).await.unwrap() > 0);
+    near.set_zero_linger().unwrap();
+    drop(near);
+    let end = tokio::time::timeout(Duration::from_secs(5), async {
+        while peer.read(&mut hello).await.is_ok_and(|count| count > 0) {}
+    });
+    end.await.expect("the dial goes on");
+    assert_eq!(
+        world.log.line("outbound").await["close"].split(':').next(),
+        Some("client connect")
+    );
+}
+
+#[tokio::test]
+async fn a_tunnel_that_was_lost_is_replaced() {
+    let world = World::new();
+    let (client, server) = (world.pod("client").await, world.pod("server").await);
+    let (near, far) = client.connect(&server).await;
+    drop((near, far));
+    let ip = server.ip;
+    server.proxy.abort_all();
+    server.inbound.await.unwrap();
+    server.outbound.await.unwrap();
+    until("the tunnel gone", || client.proxy.tunnels() == 0).await;
+    let again = world.unknown_pod("server", ip, "net1").await;
+    let (mut near, mut far) = client.connect(&again).await;
+    near.write_all(b"x").await.unwrap();
+    assert_eq!(far.read(&mut [0; 8]).await.unwrap(), 1);
+    assert_eq!(client.dialled().len(), 2);
+}
