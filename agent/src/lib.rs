@@ -2,6 +2,14 @@
 //!
 //! | module | what it knows |
 //! |---|---|
+//! | [`app`] | the composition root: builds every part and hands each what it needs |
+//! | [`cli`] | the command line and the environment |
+//! | [`operator`] | short commands on a terminal: `pod`, `status`, `ca`, `mesh` |
+//! | [`parent`] | nobody home: holds listeners while the worker restarts |
+//! | [`control`] | the unix socket on which pods are enrolled and state is read |
+//! | [`pods`] | which pods are enrolled, and bringing them in and out |
+//! | [`shards`] | the data threads |
+//! | [`redirect`] | eBPF programs, links, maps, rules and routes |
 //! | [`proxy`] | connections: outbound, inbound, gateway, pool, relay |
 //! | [`hbone`] | CONNECT over HTTP/2 over mTLS |
 //! | [`tls`] | TLS configurations and the check of a peer's identity |
@@ -9,9 +17,17 @@
 //! | [`mesh`] | workloads, services, policies, gateways; pure decisions on them |
 //! | [`drain`] | graceful, deadline, force |
 
+pub mod app;
+pub mod cli;
+pub mod control;
 pub mod drain;
 pub mod hbone;
 pub mod identity;
 pub mod mesh;
+pub mod operator;
+pub mod parent;
+pub mod pods;
 pub mod proxy;
+pub mod redirect;
+pub mod shards;
 pub mod tls;

@@ -1,0 +1,235 @@
+//! Nobody home: a small process that outlives its worker.
+//!
+//! `isthmus run` is this parent. It holds the listening sockets, so that SYNs queue while no worker lives, starts the
+//! worker again when it ends, passes signals on, and does nothing else: no runtime, no threads, no parsing of anything
+//! but the worker's own short notes. The worker talks to it over its standard input, a `SOCK_SEQPACKET` pair; a note
+//! may carry one descriptor (`SCM_RIGHTS`).
+
+pub mod keeper;
+pub mod note;
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    process::{Child, Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigSet, Signal, kill},
+        signalfd::{SfdFlags, SignalFd},
+        socket::{AddressFamily, SockFlag, SockType, socketpair},
+    },
+    unistd::Pid,
+};
+
+use note::{Note, receive, send};
+
+/// A worker that ends sooner than this after its start is started again with growing delay.
+const STEADY: Duration = Duration::from_secs(10);
+/// Longest wait before a worker is started again.
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// Why the parent cannot do its work.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}")]
+pub struct ParentError {
+    step: &'static str,
+    #[source]
+    cause: io::Error,
+}
+
+fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> ParentError {
+    move |cause| ParentError { step, cause: cause.into() }
+}
+
+/// Runs until told to stop, or until a worker cannot be started at all. `arguments` are the worker's.
+pub fn run(arguments: &[OsString]) -> Result<ExitCode, ParentError> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
+        signals.add(signal);
+    }
+    signals.thread_block().map_err(failed("blocking signals"))?;
+    let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(failed("opening a signal descriptor"))?;
+    let mut parent = Parent { arguments, held: HashMap::new(), restarts: 0, was_ready: false };
+    let mut ending = false;
+    loop {
+        let started = Instant::now();
+        let (mut worker, link) = parent.start()?;
+        let code = parent.attend(&mut worker, &link, &signal_fd, &mut ending)?;
+        if ending {
+            return Ok(code);
+        }
+        if !parent.was_ready {
+            tracing::error!("the worker ended before it was ready; see its last message");
+            return Ok(code);
+        }
+        parent.restarts += 1;
+        let delay = back_off(parent.restarts, started.elapsed());
+        tracing::error!(restarts = parent.restarts, ?delay, "the worker ended; pods' SYNs queue until the next one");
+        if pause(&signal_fd, delay)? {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+struct Parent<'a> {
+    arguments: &'a [OsString],
+    held: HashMap<String, OwnedFd>,
+    restarts: u64,
+    was_ready: bool,
+}
+
+impl Parent<'_> {
+    fn start(&self) -> Result<(Child, OwnedFd), ParentError> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(failed("making a socket pair"))?;
+        let child = Command::new("/proc/self/exe")
+            .arg("worker")
+            .args(self.arguments)
+            .arg("--restarts")
+            .arg(self.restarts.to_string())
+            .stdin(Stdio::from(theirs))
+            .spawn()
+            .map_err(failed("starting the worker"))?;
+        Ok((child, ours))
+    }
+
+    /// Serves one worker until it has ended.
+    fn attend(
+        &mut self,
+        worker: &mut Child,
+        link: &OwnedFd,
+        signals: &SignalFd,
+        ending: &mut bool,
+    ) -> Result<ExitCode, ParentError> {
+        let mut listening = true;
+        loop {
+            let mut events = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+            if listening {
+                events.push(PollFd::new(link.as_fd(), PollFlags::POLLIN));
+            }
+            match poll(&mut events, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(failed("waiting for the worker")(error)),
+            }
+            let noted = events.get(1).and_then(PollFd::revents).is_some_and(|seen| !seen.is_empty());
+            if noted {
+                listening = self.note(link);
+            }
+            while let Some(signal) = signals.read_signal().map_err(failed("reading a signal"))? {
+                let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
+                if number == Signal::SIGCHLD as i32 {
+                    continue;
+                }
+                let pid = Pid::from_raw(i32::try_from(worker.id()).map_err(io::Error::other).map_err(failed("naming the worker"))?);
+                // The first one drains, the second one insists.
+                let passed = if *ending { Signal::SIGKILL } else { Signal::SIGTERM };
+                *ending = true;
+                if let Err(error) = kill(pid, passed) {
+                    tracing::debug!(%error, "the worker has ended already");
+                }
+            }
+            if let Some(status) = worker.try_wait().map_err(failed("waiting for the worker"))? {
+                while listening {
+                    listening = self.note(link);
+                }
+                let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+                tracing::info!(%status, "worker ended");
+                return Ok(ExitCode::from(code));
+            }
+        }
+    }
+
+    /// Takes one note of the worker; false when the link has ended.
+    fn note(&mut self, link: &OwnedFd) -> bool {
+        match receive(link.as_fd()) {
+            Ok(Some((Note::Hello, _))) => self.hand_over(link),
+            Ok(Some((Note::Hold { name }, Some(socket)))) => {
+                self.held.insert(name, socket);
+                true
+            }
+            Ok(Some((Note::Drop { prefix }, _))) => {
+                self.held.retain(|name, _| !name.starts_with(&prefix));
+                true
+            }
+            Ok(Some((Note::Ready, _))) => {
+                self.was_ready = true;
+                true
+            }
+            Ok(Some((note, _))) => {
+                tracing::warn!(?note, "a note of the worker makes no sense");
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                tracing::warn!(%error, "the link to the worker failed");
+                false
+            }
+        }
+    }
+
+    fn hand_over(&self, link: &OwnedFd) -> bool {
+        let sent = self.held.iter().try_for_each(|(name, socket)| {
+            send(link.as_fd(), &Note::Hold { name: name.clone() }, Some(socket.as_fd()))
+        });
+        match sent.and_then(|()| send(link.as_fd(), &Note::End, None)) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "handing the listeners to the worker failed");
+                false
+            }
+        }
+    }
+}
+
+/// None for the first end of a steady worker, then 50 ms doubling.
+fn back_off(restarts: u64, lived: Duration) -> Duration {
+    if lived > STEADY || restarts <= 1 {
+        return Duration::ZERO;
+    }
+    let doublings = u32::try_from(restarts.min(16)).unwrap_or(16);
+    Duration::from_millis(25).saturating_mul(1 << doublings).min(LONGEST_DELAY)
+}
+
+/// Waits; true when told to stop meanwhile.
+fn pause(signals: &SignalFd, delay: Duration) -> Result<bool, ParentError> {
+    let until = Instant::now() + delay;
+    loop {
+        while let Some(signal) = signals.read_signal().map_err(failed("reading a signal"))? {
+            if i32::try_from(signal.ssi_signo).unwrap_or_default() != Signal::SIGCHLD as i32 {
+                return Ok(true);
+            }
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(failed("waiting")(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_worker_is_replaced_at_once_and_a_failing_one_ever_later() {
+        assert_eq!(back_off(1, Duration::from_millis(1)), Duration::ZERO);
+        assert_eq!(back_off(40, Duration::from_secs(60)), Duration::ZERO);
+        let delays: Vec<_> = (2..12).map(|restarts| back_off(restarts, Duration::ZERO)).collect();
+        assert!(delays.is_sorted());
+        assert_eq!(delays.first(), Some(&Duration::from_millis(100)));
+        assert_eq!(delays.last(), Some(&LONGEST_DELAY));
+    }
+}

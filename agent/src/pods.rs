@@ -1,0 +1,12 @@
+//! Which pods are enrolled, and bringing them in and out.
+//!
+//! One task owns all of it ([`registry`]); everybody else asks over a channel. What the kernel holds for a pod outlives
+//! the agent, so that a pod's traffic never finds a way around an agent that is away; the records on disk tell the next
+//! agent what to take up again.
+
+pub mod enrolled;
+pub mod pod_sockets;
+pub mod record;
+pub mod registry;
+
+pub use registry::{Ask, Pods, Registry};

@@ -1,0 +1,347 @@
+//! One enrolled pod: what stands in its namespace and who serves it.
+
+use std::{net::IpAddr, sync::Arc, time::Instant};
+
+use arc_swap::ArcSwap;
+use isthmus_abi::{FLAG_MTLS_REQUIRED, LISTENER_HBONE, LISTENER_OUTBOUND};
+use isthmus_wire::{Plaintext, PodStatus};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+
+use super::{
+    pod_sockets::PodSockets,
+    record::Record,
+    registry::{Parts, RegistryError, Stirred},
+};
+use crate::{
+    drain::{DrainTrigger, drain},
+    mesh::{Snapshot, Workload, policy},
+    parent::keeper::Keeper,
+    proxy::{PodFacts, PodProxy, ProxyParts},
+    redirect::{Interior, Listeners, Netns, PodRouting},
+};
+
+/// An enrolled pod.
+pub struct Enrolled {
+    /// As remembered on disk.
+    pub record: Record,
+    /// What it is doing.
+    pub state: State,
+    addresses: Arc<ArcSwap<Vec<IpAddr>>>,
+    flags: u32,
+    /// Interfaces the guard stands on.
+    links: Vec<u32>,
+    served: Option<Served>,
+}
+
+/// What a pod is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Redirected and served.
+    Enrolled,
+    /// Released; open connections live on until then.
+    Draining {
+        /// When they are cut.
+        until: Instant,
+    },
+    /// Its namespace lost its path: no longer served, still guarded, until the kernel says the namespace is gone.
+    Lingering,
+    /// It could not be taken up again after a restart: still guarded, tried again.
+    Unserved,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Enrolled => "enrolled",
+            Self::Draining { .. } => "draining",
+            Self::Lingering => "lingering",
+            Self::Unserved => "unserved",
+        }
+    }
+}
+
+/// What holds the pod's namespace open.
+struct Served {
+    netns: Arc<Netns>,
+    proxy: Arc<PodProxy>,
+    trigger: DrainTrigger,
+    watcher: JoinHandle<()>,
+    rules: isthmus_abi::Rules,
+    routing: Arc<tokio::sync::Mutex<PodRouting>>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.watcher.abort();
+        self.trigger.force();
+        self.proxy.abort_all();
+    }
+}
+
+impl Enrolled {
+    /// A pod of which only the record and what the kernel holds are known.
+    pub fn remembered(record: Record, state: State) -> Self {
+        Self { record, state, addresses: Arc::default(), flags: FLAG_MTLS_REQUIRED, links: Vec::new(), served: None }
+    }
+
+    /// The pod's slot.
+    pub fn slot(&self) -> u32 {
+        self.record.slot
+    }
+
+    /// Connections being relayed.
+    pub fn connections(&self) -> usize {
+        self.served.as_ref().map_or(0, |served| served.proxy.open_connections())
+    }
+
+    /// Open tunnels.
+    pub fn tunnels(&self) -> usize {
+        self.served.as_ref().map_or(0, |served| served.proxy.tunnels())
+    }
+
+    /// Does the path it was enrolled by still lead to its namespace? Not asked of pods that are not served.
+    pub fn has_its_path(&self) -> bool {
+        self.served.as_ref().is_none_or(|served| served.netns.is_at_its_path())
+    }
+
+    /// Makes everything stand, in this order: first what takes redirected traffic, then the redirection, last the guard.
+    /// Whatever stands already is left as it is. `held` are listeners the parent kept.
+    pub async fn bring_in(&mut self, parts: &Parts, netns: Netns, held: Option<Listeners>) -> Result<(), RegistryError> {
+        let netns = Arc::new(netns);
+        let slot = self.slot();
+        let maps = parts.node.maps();
+        let routing = PodRouting::open(&netns).map_err(crate::redirect::RedirectError::from)?;
+        let interior = routing.interior().await.map_err(crate::redirect::RedirectError::from)?;
+        let listeners = match held {
+            Some(held) => held,
+            None => {
+                let opened = Listeners::open(&netns).map_err(RegistryError::Listeners)?;
+                hold(&parts.keeper, &self.record, &opened).map_err(RegistryError::Keeper)?;
+                opened
+            }
+        };
+        self.flags = self.wanted_flags(&parts.mesh.current(), &parts.network, &interior.addresses);
+        let rules = listeners.rules(self.flags).map_err(RegistryError::Listeners)?;
+        parts.programs.install(slot, &netns)?;
+        maps.set_addresses(slot, &maps.addresses(slot), &interior.addresses)?;
+        maps.set_rules(slot, rules)?;
+        maps.set_listener(slot, LISTENER_OUTBOUND, &listeners.outbound)?;
+        maps.set_listener(slot, LISTENER_HBONE, &listeners.hbone)?;
+        routing.install(&netns, &interior).await.map_err(crate::redirect::RedirectError::from)?;
+        self.addresses.store(Arc::new(interior.addresses.clone()));
+        let routing = Arc::new(tokio::sync::Mutex::new(routing));
+        self.served = Some(self.serve(parts, Arc::clone(&netns), listeners, rules, routing)?);
+        maps.arm(netns.cookie(), slot)?;
+        self.guard(parts, &interior)?;
+        self.state = State::Enrolled;
+        Ok(())
+    }
+
+    fn serve(
+        &self,
+        parts: &Parts,
+        netns: Arc<Netns>,
+        listeners: Listeners,
+        rules: isthmus_abi::Rules,
+        routing: Arc<tokio::sync::Mutex<PodRouting>>,
+    ) -> Result<Served, RegistryError> {
+        let place = parts.shards.place().ok_or(RegistryError::NoThread)?;
+        let own = parts.node.maps().own_sockets()?;
+        let sockets = Arc::new(PodSockets::new(Arc::clone(&netns), own, Arc::clone(&self.addresses)));
+        let pod = &self.record.pod;
+        let facts = PodFacts {
+            uid: pod.uid.clone(),
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            service_account: pod.service_account.clone(),
+        };
+        let proxy = PodProxy::new(
+            facts,
+            ProxyParts {
+                sockets,
+                mesh: parts.mesh.clone(),
+                certificates: parts.certificates.clone(),
+                network: Arc::clone(&parts.network),
+            },
+        );
+        let (trigger, signal) = drain();
+        let Listeners { outbound, hbone } = listeners;
+        let runtime = place.handle().enter();
+        let outbound = TcpListener::from_std(outbound).map_err(RegistryError::Listeners)?;
+        let hbone = TcpListener::from_std(hbone).map_err(RegistryError::Listeners)?;
+        drop(runtime);
+        let (serving, kept, ending) = (Arc::clone(&proxy), place.clone(), signal.clone());
+        place.handle().spawn(async move {
+            serving.outbound(outbound, ending).await;
+            drop(kept);
+        });
+        place.handle().spawn(Arc::clone(&proxy).inbound(hbone, signal));
+        let watcher = tokio::spawn(watch(Arc::clone(&routing), self.record.slot, parts.stirred.clone()));
+        Ok(Served { netns, proxy, trigger, watcher, rules, routing })
+    }
+
+    fn guard(&mut self, parts: &Parts, interior: &Interior) -> Result<(), RegistryError> {
+        let Some(served) = &self.served else { return Ok(()) };
+        for link in &interior.links {
+            parts.programs.guard(self.record.slot, &served.netns, link)?;
+        }
+        for gone in self.links.iter().filter(|index| !interior.links.iter().any(|link| link.index == **index)) {
+            parts.programs.forget_link(self.record.slot, *gone)?;
+        }
+        self.links = interior.links.iter().map(|link| link.index).collect();
+        Ok(())
+    }
+
+    /// Links or addresses may have changed.
+    pub async fn refresh(&mut self, parts: &Parts) -> Result<(), RegistryError> {
+        let Some(served) = &self.served else { return Ok(()) };
+        let (netns, routing) = (Arc::clone(&served.netns), Arc::clone(&served.routing));
+        let interior = {
+            let routing = routing.lock().await;
+            routing.interior().await.map_err(crate::redirect::RedirectError::from)?
+        };
+        if self.state == State::Enrolled {
+            self.guard(parts, &interior)?;
+        }
+        let old = self.addresses.load_full();
+        if *old != interior.addresses {
+            tracing::info!(pod = %self.record.pod.name, addresses = ?interior.addresses, "the pod's addresses changed");
+            parts.node.maps().set_addresses(self.slot(), &old, &interior.addresses)?;
+            self.addresses.store(Arc::new(interior.addresses.clone()));
+        }
+        // Also when nothing changed: the kernel removes our route with the address it names as source.
+        let routing = routing.lock().await;
+        routing.install(&netns, &interior).await.map_err(crate::redirect::RedirectError::from)?;
+        Ok(())
+    }
+
+    /// The mesh may say otherwise now whether plaintext is refused.
+    pub fn reconsider(&mut self, parts: &Parts, mesh: &Snapshot) -> Result<(), RegistryError> {
+        let flags = self.wanted_flags(mesh, &parts.network, &self.addresses.load());
+        let draining = matches!(self.state, State::Draining { .. });
+        let flags = if draining { 0 } else { flags };
+        match &mut self.served {
+            Some(served) if flags != self.flags => {
+                served.rules.flags = flags;
+                parts.node.maps().set_rules(self.record.slot, served.rules)?;
+                self.flags = flags;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the mesh says of plaintext to this pod. A pod the mesh does not know may have any policy: refused.
+    fn wanted_flags(&self, mesh: &Snapshot, network: &str, addresses: &[IpAddr]) -> u32 {
+        let required = self.record.pod.mtls_required.unwrap_or_else(|| {
+            self.workload(mesh)
+                .or_else(|| addresses.iter().find_map(|address| mesh.workload_at(network, *address)))
+                .is_none_or(|workload| policy::plaintext_refused(mesh, &workload))
+        });
+        if required { FLAG_MTLS_REQUIRED } else { 0 }
+    }
+
+    fn workload(&self, mesh: &Snapshot) -> Option<Arc<Workload>> {
+        let pod = &self.record.pod;
+        mesh.workload_of_pod(&pod.namespace, &pod.name, pod.service_account.as_deref())
+    }
+
+    /// Redirects no new connections; what is open lives on, served, until `until`.
+    pub fn release(&mut self, parts: &Parts, until: Instant) -> Result<(), RegistryError> {
+        parts.node.maps().disarm(self.record.cookie)?;
+        parts.programs.unguard(self.slot())?;
+        self.links.clear();
+        self.state = State::Draining { until };
+        self.reconsider(parts, &parts.mesh.current())
+    }
+
+    /// Takes a draining pod back in.
+    pub async fn take_back(&mut self, parts: &Parts) -> Result<(), RegistryError> {
+        self.state = State::Enrolled;
+        self.reconsider(parts, &parts.mesh.current())?;
+        parts.node.maps().arm(self.record.cookie, self.slot())?;
+        self.refresh(parts).await
+    }
+
+    /// Removes every trace of a released pod from its namespace and from the kernel.
+    pub async fn take_out(mut self, parts: &Parts) -> Result<(), RegistryError> {
+        if let Some(served) = self.served.take() {
+            let routing = served.routing.lock().await;
+            routing.remove(&served.netns).await.map_err(crate::redirect::RedirectError::from)?;
+        }
+        self.forget(parts)
+    }
+
+    /// The pod's namespace lost its path: ends its connections and lets go of the namespace. The guard stays.
+    pub fn let_go(&mut self, parts: &Parts) -> Result<(), RegistryError> {
+        self.served = None;
+        self.state = State::Lingering;
+        parts.keeper.release(&held_prefix(&self.record)).map_err(RegistryError::Keeper)
+    }
+
+    /// Removes what the kernel and the disk hold of a pod that is gone.
+    pub fn forget(mut self, parts: &Parts) -> Result<(), RegistryError> {
+        self.served = None;
+        parts.keeper.release(&held_prefix(&self.record)).map_err(RegistryError::Keeper)?;
+        parts.node.maps().disarm(self.record.cookie)?;
+        parts.programs.remove(self.slot())?;
+        parts.node.maps().clear(self.slot())?;
+        parts.records.remove(self.slot())?;
+        Ok(())
+    }
+
+    /// Takes no more connections; cuts what is open after `deadline`.
+    pub fn drain(&self, deadline: std::time::Duration) {
+        if let Some(served) = &self.served {
+            served.trigger.start(deadline);
+        }
+    }
+
+    /// For status.
+    pub fn status(&self, parts: &Parts) -> PodStatus {
+        let maps = parts.node.maps();
+        let links = parts.programs.links(self.slot());
+        let counted = maps.plaintext(self.slot());
+        let identity = self.workload(&parts.mesh.current()).and_then(|workload| workload.identity());
+        PodStatus {
+            namespace: self.record.pod.namespace.clone(),
+            name: self.record.pod.name.clone(),
+            state: self.state.name().to_owned(),
+            netns: self.record.pod.netns.clone(),
+            addresses: self.addresses.load().to_vec(),
+            identity: identity.map(|identity| identity.to_string()),
+            mtls_required: self.flags & FLAG_MTLS_REQUIRED != 0,
+            verdicts: maps.verdicts(self.slot()),
+            plaintext: Plaintext {
+                opened: counted.opened,
+                closed: counted.closed,
+                received_bytes: counted.received_bytes,
+                sent_bytes: counted.sent_bytes,
+            },
+            links: links.iter().map(|link| (link.name.clone(), link.id)).collect(),
+            programs: links.iter().map(|link| (link.name.clone(), link.program_id)).collect(),
+        }
+    }
+}
+
+/// Tells the registry when links or addresses of a pod may have changed.
+async fn watch(routing: Arc<tokio::sync::Mutex<PodRouting>>, slot: u32, stirred: mpsc::Sender<Stirred>) {
+    let Some(mut changes) = routing.lock().await.take_changes() else { return };
+    while changes.recv().await.is_some() {
+        if stirred.send(Stirred { slot }).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Names of a pod's listeners at the parent begin so.
+pub fn held_prefix(record: &Record) -> String {
+    format!("pod/{}/{}/", record.slot, record.cookie)
+}
+
+fn hold(keeper: &Keeper, record: &Record, listeners: &Listeners) -> std::io::Result<()> {
+    use std::os::fd::AsFd as _;
+    let prefix = held_prefix(record);
+    keeper.hold(&format!("{prefix}outbound"), listeners.outbound.as_fd())?;
+    keeper.hold(&format!("{prefix}hbone"), listeners.hbone.as_fd())
+}

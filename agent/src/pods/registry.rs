@@ -1,0 +1,478 @@
+//! The task that owns every enrolled pod.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use isthmus_wire::{Enrol, PodStatus, Response};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{
+    enrolled::{Enrolled, State, held_prefix},
+    record::{Record, RecordError, Records},
+};
+use crate::{
+    identity::Certificates,
+    mesh::Mesh,
+    parent::keeper::Keeper,
+    redirect::{Claimed, Listeners, Netns, NodePrograms, PodPrograms, RedirectError, maps, selftest},
+    shards::Shards,
+};
+
+/// How often namespaces are looked at: a pod that is gone must not be kept by our sockets for long.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often a pod that could not be taken up again is tried.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Why a pod could not be brought in or out.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// eBPF, rules, routes, namespaces.
+    #[error(transparent)]
+    Redirect(#[from] RedirectError),
+    /// Records on disk.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The pod's listeners.
+    #[error("opening the pod's listeners")]
+    Listeners(#[source] io::Error),
+    /// The parent process.
+    #[error("handing the pod's listeners to the parent process")]
+    Keeper(#[source] io::Error),
+    /// Every data thread has ended.
+    #[error("no data thread is left to serve the pod")]
+    NoThread,
+    /// All slots are taken.
+    #[error("this agent serves {0} pods already, which is as many as its maps hold")]
+    Full(usize),
+    /// The node's own namespace.
+    #[error("{0} is the network namespace of the node itself; pods with hostNetwork are not enrolled")]
+    HostNetwork(String),
+    /// Two pods, one namespace.
+    #[error("network namespace {netns} is enrolled already, as pod {other}; release that one first")]
+    Taken {
+        /// Path asked for.
+        netns: String,
+        /// UID of the pod that has it.
+        other: String,
+    },
+}
+
+/// What the registry works with.
+pub struct Parts {
+    /// The node's programs and maps.
+    pub node: NodePrograms,
+    /// Loads programs of pods.
+    pub programs: PodPrograms,
+    /// Netns cookie of the node.
+    pub node_cookie: u64,
+    /// What is remembered on disk.
+    pub records: Records,
+    /// The parent process.
+    pub keeper: Keeper,
+    /// The mesh.
+    pub mesh: Mesh,
+    /// Certificates.
+    pub certificates: Certificates,
+    /// The node's network.
+    pub network: Arc<str>,
+    /// Data threads.
+    pub shards: Shards,
+    /// How long a released pod's connections may live on.
+    pub release_deadline: Duration,
+    /// Where pods' watchers report.
+    pub stirred: mpsc::Sender<Stirred>,
+}
+
+/// Links or addresses of a pod may have changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Stirred {
+    /// The pod's slot.
+    pub slot: u32,
+}
+
+/// Asked of the registry.
+pub enum Ask {
+    /// See `isthmus_wire::Request::Enrol`.
+    Enrol(Enrol, oneshot::Sender<Response>),
+    /// See `isthmus_wire::Request::Release`.
+    Release(String, oneshot::Sender<Response>),
+    /// Take no more connections, and tell when the open ones have ended or were cut.
+    Drain(Duration, oneshot::Sender<()>),
+    /// All pods, tunnels and connections.
+    Survey(oneshot::Sender<Survey>),
+}
+
+/// What the registry holds.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// By UID.
+    pub pods: BTreeMap<String, PodStatus>,
+    /// All verdicts, also the node's own.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Open tunnels.
+    pub tunnels: usize,
+    /// Connections being relayed.
+    pub connections: usize,
+}
+
+/// Asks the registry.
+#[derive(Clone)]
+pub struct Pods(mpsc::Sender<Ask>);
+
+impl Pods {
+    /// Enrols a pod.
+    pub async fn enrol(&self, pod: Enrol) -> Response {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Ask::Enrol(pod, answer), answered).await.unwrap_or_else(ending)
+    }
+
+    /// Releases a pod.
+    pub async fn release(&self, uid: String) -> Response {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Ask::Release(uid, answer), answered).await.unwrap_or_else(ending)
+    }
+
+    /// What is held now; nothing when the agent ends.
+    pub async fn survey(&self) -> Survey {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Ask::Survey(answer), answered).await.unwrap_or_default()
+    }
+
+    /// Takes no more connections; returns when the open ones have ended, or were cut at the deadline.
+    pub async fn drain(&self, deadline: Duration) {
+        let (answer, answered) = oneshot::channel();
+        if self.ask(Ask::Drain(deadline, answer), answered).await.is_none() {
+            tracing::warn!("the registry ended before its pods were drained");
+        }
+    }
+
+    async fn ask<T>(&self, ask: Ask, answered: oneshot::Receiver<T>) -> Option<T> {
+        self.0.send(ask).await.ok()?;
+        answered.await.ok()
+    }
+}
+
+fn ending() -> Response {
+    Response::Refused { reason: "the agent is ending; ask its successor".to_owned(), retriable: true }
+}
+
+/// The task's state.
+pub struct Registry {
+    parts: Parts,
+    pods: HashMap<u32, Enrolled>,
+    asks: mpsc::Receiver<Ask>,
+    stirred: mpsc::Receiver<Stirred>,
+    retried: Instant,
+    draining: Option<(Instant, oneshot::Sender<()>)>,
+}
+
+impl Registry {
+    /// Takes up what an earlier agent left: `held` are the sockets the parent kept.
+    pub async fn adopt(
+        parts: Parts,
+        stirred: mpsc::Receiver<Stirred>,
+        mut held: HashMap<String, OwnedFd>,
+    ) -> (Self, Pods) {
+        let (sender, asks) = mpsc::channel(64);
+        let mut registry = Self { parts, pods: HashMap::new(), asks, stirred, retried: Instant::now(), draining: None };
+        for record in registry.parts.records.read_all() {
+            let listeners = take_held(&mut held, &record);
+            registry.adopt_one(record, listeners).await;
+        }
+        registry.sweep_strangers();
+        (registry, Pods(sender))
+    }
+
+    async fn adopt_one(&mut self, mut record: Record, held: Option<Listeners>) {
+        let slot = record.slot;
+        let name = record.pod.name.clone();
+        let same = Netns::open(&record.pod.netns).ok().filter(|netns| netns.cookie() == record.cookie);
+        let generation = self.parts.node.pins().generation().to_owned();
+        let Some(netns) = same else {
+            let pod = Enrolled::remembered(record, State::Lingering);
+            self.pods.insert(slot, pod);
+            return;
+        };
+        let stale = record.generation != generation;
+        record.generation = generation;
+        let mut pod = Enrolled::remembered(record, State::Unserved);
+        let outcome = match self.parts.records.write(&pod.record) {
+            Ok(()) => pod.bring_in(&self.parts, netns, held).await,
+            Err(error) => Err(error.into()),
+        };
+        match outcome {
+            Ok(()) => tracing::info!(pod = name, slot, stale, "pod taken up again"),
+            Err(error) => tracing::error!(pod = name, error = chain(&error), "pod not taken up; it stays guarded"),
+        }
+        self.pods.insert(slot, pod);
+    }
+
+    /// Removes pins and armed namespaces of slots that no record tells of.
+    fn sweep_strangers(&self) {
+        let known: BTreeSet<u32> = self.pods.keys().copied().collect();
+        let pinned = self.parts.node.pins().pods();
+        let armed = self.parts.node.maps().armed();
+        for (cookie, slot) in armed.iter().filter(|(_, slot)| !known.contains(slot)) {
+            tracing::warn!(slot, cookie, "disarming a network namespace that no record tells of");
+            report(self.parts.node.maps().disarm(*cookie));
+        }
+        for slot in pinned.into_iter().filter(|slot| !known.contains(slot)) {
+            tracing::warn!(slot, "removing pins that no record tells of");
+            report(self.parts.programs.remove(slot).and_then(|()| self.parts.node.maps().clear(slot)));
+        }
+    }
+
+    /// Are all pods served that can be? Then what an agent with other programs left may go.
+    pub fn is_whole(&self) -> bool {
+        !self.pods.values().any(|pod| pod.state == State::Unserved)
+    }
+
+    /// Removes what agents with other programs left.
+    pub fn remove_other_generations(&self) {
+        report(self.parts.node.remove_other_generations());
+    }
+
+    /// Says that the worker serves.
+    pub fn tell_ready(&self) -> io::Result<()> {
+        self.parts.keeper.ready()
+    }
+
+    /// Serves until the last [`Pods`] is gone.
+    pub async fn run(mut self) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut mesh = self.parts.mesh.clone();
+        loop {
+            tokio::select! {
+                ask = self.asks.recv() => match ask {
+                    None => return,
+                    Some(ask) => self.answer(ask).await,
+                },
+                Some(Stirred { slot }) = self.stirred.recv() => self.refresh(slot).await,
+                () = mesh.changed() => self.reconsider(),
+                _ = look.tick() => self.look().await,
+            }
+        }
+    }
+
+    async fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Enrol(pod, answer) => {
+                let uid = pod.uid.clone();
+                let outcome = self.enrol(pod).await;
+                reply(answer, respond(&uid, outcome));
+            }
+            Ask::Release(uid, answer) => {
+                let outcome = self.release(&uid);
+                reply(answer, respond(&uid, outcome));
+            }
+            Ask::Drain(deadline, answer) => {
+                for pod in self.pods.values() {
+                    pod.drain(deadline);
+                }
+                self.draining = Some((Instant::now() + deadline, answer));
+            }
+            Ask::Survey(answer) => reply(answer, self.survey()),
+        }
+    }
+
+    async fn enrol(&mut self, pod: Enrol) -> Result<(), RegistryError> {
+        let netns = Netns::open(&pod.netns).map_err(RedirectError::from)?;
+        let path = pod.netns.display().to_string();
+        if netns.cookie() == self.parts.node_cookie {
+            return Err(RegistryError::HostNetwork(path));
+        }
+        if let Some(other) = self.pods.values().find(|other| other.record.cookie == netns.cookie() && other.record.pod.uid != pod.uid) {
+            return Err(RegistryError::Taken { netns: path, other: other.record.pod.uid.clone() });
+        }
+        let known = self.pods.values().find(|known| known.record.pod.uid == pod.uid).map(|known| (known.slot(), known.record.cookie));
+        match known {
+            Some((slot, cookie)) if cookie == netns.cookie() => self.enrol_again(slot, pod, netns).await,
+            Some((slot, _)) => {
+                // The pod has a new sandbox. The old one stays guarded until the kernel says it is gone.
+                if let Some(mut old) = self.pods.remove(&slot) {
+                    report(old.let_go(&self.parts));
+                    old.record.pod.uid = format!("{} (earlier sandbox)", old.record.pod.uid);
+                    report(self.parts.records.write(&old.record));
+                    self.pods.insert(slot, old);
+                }
+                self.enrol_new(pod, netns).await
+            }
+            None => self.enrol_new(pod, netns).await,
+        }
+    }
+
+    async fn enrol_again(&mut self, slot: u32, asked: Enrol, netns: Netns) -> Result<(), RegistryError> {
+        let Some(pod) = self.pods.get_mut(&slot) else { return Ok(()) };
+        pod.record.pod = asked;
+        self.parts.records.write(&pod.record)?;
+        match pod.state {
+            State::Enrolled => pod.reconsider(&self.parts, &self.parts.mesh.current()),
+            State::Draining { .. } => pod.take_back(&self.parts).await,
+            State::Lingering | State::Unserved => pod.bring_in(&self.parts, netns, None).await,
+        }
+    }
+
+    async fn enrol_new(&mut self, pod: Enrol, netns: Netns) -> Result<(), RegistryError> {
+        let slot = maps::slots()
+            .find(|slot| *slot != selftest::SLOT && !self.pods.contains_key(slot))
+            .ok_or(RegistryError::Full(self.pods.len()))?;
+        let began = Instant::now();
+        let generation = self.parts.node.pins().generation().to_owned();
+        let record = Record { slot, cookie: netns.cookie(), generation, pod };
+        self.parts.records.write(&record)?;
+        let name = record.pod.name.clone();
+        let mut enrolled = Enrolled::remembered(record, State::Unserved);
+        match enrolled.bring_in(&self.parts, netns, None).await {
+            Ok(()) => {
+                tracing::info!(pod = name, slot, took = ?began.elapsed(), "pod enrolled");
+                self.pods.insert(slot, enrolled);
+                Ok(())
+            }
+            Err(error) => {
+                // Nothing may be left half-way; the asker is told and tries again.
+                report(enrolled.take_out(&self.parts).await);
+                Err(error)
+            }
+        }
+    }
+
+    fn release(&mut self, uid: &str) -> Result<(), RegistryError> {
+        let until = Instant::now() + self.parts.release_deadline;
+        let Some(pod) = self.pods.values_mut().find(|pod| pod.record.pod.uid == uid) else { return Ok(()) };
+        match pod.state {
+            State::Enrolled | State::Unserved => pod.release(&self.parts, until),
+            State::Draining { .. } | State::Lingering => Ok(()),
+        }
+    }
+
+    async fn refresh(&mut self, slot: u32) {
+        if let Some(pod) = self.pods.get_mut(&slot)
+            && pod.has_its_path()
+            && let Err(error) = pod.refresh(&self.parts).await
+        {
+            tracing::error!(slot, error = chain(&error), "the pod's links or addresses could not be followed");
+        }
+    }
+
+    fn reconsider(&mut self) {
+        let mesh = self.parts.mesh.current();
+        for pod in self.pods.values_mut() {
+            report(pod.reconsider(&self.parts, &mesh));
+        }
+    }
+
+    /// Looks after pods that lost their path, drained pods and those that could not be taken up.
+    async fn look(&mut self) {
+        for pod in self.pods.values_mut() {
+            if !pod.has_its_path() {
+                tracing::info!(pod = %pod.record.pod.name, "the pod's network namespace lost its path");
+                report(pod.let_go(&self.parts));
+            }
+        }
+        let now = Instant::now();
+        let retry = now.duration_since(self.retried) > RETRY;
+        let slots: Vec<u32> = self.pods.keys().copied().collect();
+        for slot in slots {
+            let Some(pod) = self.pods.get(&slot) else { continue };
+            match pod.state {
+                State::Enrolled => {}
+                State::Unserved if retry => self.take_up(slot).await,
+                State::Unserved => {}
+                State::Lingering if self.parts.programs.claimed(slot) != Claimed::Alive => {
+                    if let Some(pod) = self.pods.remove(&slot) {
+                        tracing::info!(pod = %pod.record.pod.name, slot, "the pod is gone");
+                        report(pod.forget(&self.parts));
+                    }
+                }
+                State::Lingering => {}
+                State::Draining { until } if pod.connections() == 0 || now >= until => {
+                    if let Some(pod) = self.pods.remove(&slot) {
+                        tracing::info!(pod = %pod.record.pod.name, slot, cut = pod.connections(), "pod released");
+                        report(pod.take_out(&self.parts).await);
+                    }
+                }
+                State::Draining { .. } => {}
+            }
+        }
+        if retry {
+            self.retried = now;
+        }
+        let open: usize = self.pods.values().map(Enrolled::connections).sum();
+        if let Some((_, answer)) = self.draining.take_if(|(until, _)| open == 0 || now >= *until) {
+            tracing::info!(cut = open, "connections have ended");
+            reply(answer, ());
+        }
+    }
+
+    async fn take_up(&mut self, slot: u32) {
+        let Some(pod) = self.pods.get_mut(&slot) else { return };
+        let outcome = match Netns::open(&pod.record.pod.netns) {
+            Ok(netns) if netns.cookie() == pod.record.cookie => pod.bring_in(&self.parts, netns, None).await,
+            _ => {
+                pod.state = State::Lingering;
+                Ok(())
+            }
+        };
+        report(outcome);
+    }
+
+    fn survey(&self) -> Survey {
+        let mut survey = Survey { verdicts: self.parts.node.maps().verdicts(0), ..Survey::default() };
+        for pod in self.pods.values() {
+            let status = pod.status(&self.parts);
+            for (name, count) in &status.verdicts {
+                *survey.verdicts.entry(name.clone()).or_default() += count;
+            }
+            survey.tunnels += pod.tunnels();
+            survey.connections += pod.connections();
+            survey.pods.insert(pod.record.pod.uid.clone(), status);
+        }
+        survey
+    }
+}
+
+fn take_held(held: &mut HashMap<String, OwnedFd>, record: &Record) -> Option<Listeners> {
+    let prefix = held_prefix(record);
+    let outbound = held.remove(&format!("{prefix}outbound"))?;
+    let hbone = held.remove(&format!("{prefix}hbone"))?;
+    Some(Listeners { outbound: outbound.into(), hbone: hbone.into() })
+}
+
+fn respond(uid: &str, outcome: Result<(), RegistryError>) -> Response {
+    match outcome {
+        Ok(()) => Response::Done,
+        Err(error) => {
+            let reason = chain(&error);
+            tracing::warn!(uid, reason, "refused");
+            let retriable = !matches!(error, RegistryError::HostNetwork(_));
+            Response::Refused { reason, retriable }
+        }
+    }
+}
+
+fn reply<T>(answer: oneshot::Sender<T>, value: T) {
+    if answer.send(value).is_err() {
+        tracing::debug!("whoever asked has gone");
+    }
+}
+
+fn report<E: std::error::Error + 'static>(outcome: Result<(), E>) {
+    if let Err(error) = outcome {
+        tracing::error!(error = chain(&error), "the kernel or the disk refused");
+    }
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

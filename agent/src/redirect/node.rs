@@ -1,0 +1,148 @@
+//! The node's programs: connect4, connect6 and probes, attached once at the root cgroup; the guards, attached to links of
+//! pods later.
+
+use std::{fs::File, path::Path};
+
+use aya::{
+    EbpfLoader,
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, SockOps,
+        SchedClassifier,
+        links::{FdLink, PinnedLink},
+    },
+};
+
+use super::{Maps, Netns, Pins, RedirectError, maps, objects};
+
+/// Links every agent of a node has, by program name.
+pub const LINKS: [&str; 3] = ["connect4", "connect6", "probes"];
+
+/// The guards: for links with and without an Ethernet header.
+pub const GUARDS: [&str; 2] = ["guard_ether", "guard_ip"];
+
+/// The node's programs are attached and pinned while the pins exist, whether this value lives or not.
+pub struct NodePrograms {
+    pins: Pins,
+    maps: Maps,
+    adopted: bool,
+}
+
+/// What attaching the node's programs needs.
+pub struct Ground<'a> {
+    /// Where to pin.
+    pub pins: Pins,
+    /// The root of the cgroup2 hierarchy.
+    pub cgroup: &'a Path,
+    /// The node's network namespace: connections made there are probes.
+    pub node: &'a Netns,
+    /// Let the programs log what they do (`aya-log`). Only programs loaded now obey it.
+    pub log: bool,
+}
+
+impl NodePrograms {
+    /// Adopts what an earlier agent with the same programs left, or loads and attaches.
+    pub fn attach(ground: &Ground<'_>) -> Result<Self, RedirectError> {
+        let pins = ground.pins.clone();
+        let object = objects::node()?;
+        // The last that is pinned, so that a generation which has it is whole.
+        if LINKS.iter().all(|program| PinnedLink::from_pin(pins.node_link(program)).is_ok()) {
+            return Ok(Self { maps: Maps::open(&pins)?, pins, adopted: true });
+        }
+        // A half-made generation has armed nothing yet.
+        Pins::remove(&pins.directory())?;
+        Pins::make(&pins.directory())?;
+        let cookie = ground.node.cookie();
+        let level = log_level(ground.log);
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        share_maps(&mut loader, &pins);
+        let mut loaded = loader
+            .override_global("NODE_COOKIE", &cookie, true)
+            .override_global(aya_log::LEVEL, &level, false)
+            .load(object)
+            .map_err(|cause| RedirectError::Load { object: "node", cause: Box::new(cause) })?;
+        let cgroup = File::open(ground.cgroup).map_err(|cause| RedirectError::Path {
+            what: "opening the cgroup2 root",
+            path: ground.cgroup.to_owned(),
+            cause,
+        })?;
+        for name in GUARDS {
+            let failed = |step| move |cause| RedirectError::Program { program: name, step, cause };
+            let program: &mut SchedClassifier = loaded
+                .program_mut(name)
+                .ok_or(RedirectError::NoObjects)?
+                .try_into()
+                .map_err(boxed)
+                .map_err(failed("reading"))?;
+            program.load().map_err(boxed).map_err(failed("loading"))?;
+            program.pin(pins.program(name)).map_err(boxed).map_err(failed("pinning"))?;
+        }
+        for name in LINKS {
+            let failed = |step| move |cause| RedirectError::Program { program: name, step, cause };
+            let program = loaded.program_mut(name).ok_or(RedirectError::NoObjects)?;
+            let link: FdLink = if name == "probes" {
+                let program: &mut SockOps = program.try_into().map_err(boxed).map_err(failed("reading"))?;
+                program.load().map_err(boxed).map_err(failed("loading"))?;
+                let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(boxed).map_err(failed("attaching"))?;
+                let link = program.take_link(id).map_err(boxed).map_err(failed("attaching"))?;
+                link.try_into().map_err(boxed).map_err(failed("attaching"))?
+            } else {
+                let program: &mut CgroupSockAddr = program.try_into().map_err(boxed).map_err(failed("reading"))?;
+                program.load().map_err(boxed).map_err(failed("loading"))?;
+                let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(boxed).map_err(failed("attaching"))?;
+                let link = program.take_link(id).map_err(boxed).map_err(failed("attaching"))?;
+                link.try_into().map_err(boxed).map_err(failed("attaching"))?
+            };
+            link.pin(pins.node_link(name)).map_err(boxed).map_err(failed("pinning"))?;
+        }
+        Ok(Self { maps: Maps::open(&pins)?, pins, adopted: false })
+    }
+
+    /// The maps of this generation.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// Where this generation is pinned.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Were the programs already attached?
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// (name, link id, program id) of the node's links.
+    pub fn links(&self) -> Vec<(String, u32, u32)> {
+        LINKS
+            .iter()
+            .filter_map(|program| {
+                let link = FdLink::from(PinnedLink::from_pin(self.pins.node_link(program)).ok()?);
+                let info = link.info().ok()?;
+                Some(((*program).to_owned(), info.id(), info.program_id()))
+            })
+            .collect()
+    }
+
+    /// Removes generations of other programs. Call it when every pod is armed in this one.
+    pub fn remove_other_generations(&self) -> Result<(), RedirectError> {
+        self.pins.other_generations().iter().try_for_each(|directory| Pins::remove(directory))
+    }
+}
+
+/// Makes every object use the maps of this generation.
+pub(super) fn share_maps(loader: &mut EbpfLoader<'_>, pins: &Pins) {
+    for name in maps::NAMES {
+        loader.map_pin_path(name, pins.map(name));
+    }
+}
+
+/// aya-log's level: 0 is off, 4 is debug.
+pub(super) fn log_level(on: bool) -> u8 {
+    if on { 4 } else { 0 }
+}
+
+pub(super) fn boxed<E: std::error::Error + Send + Sync + 'static>(error: E) -> Box<dyn std::error::Error + Send + Sync> {
+    Box::new(error)
+}

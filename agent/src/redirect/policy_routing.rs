@@ -1,0 +1,286 @@
+//! Inside a pod: its links and addresses, our two rules and our routing table, one sysctl.
+//!
+//! Marks, table, priority and rtnetlink protocol number are ours alone (`isthmus_abi`), so that what istio-cni left
+//! can be told apart from what we made.
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use futures_util::TryStreamExt as _;
+use isthmus_abi::{LOOPBACK_IFINDEX, MARK_IN, MARK_OUT, ROUTE_PROTOCOL, RULE_PRIORITY, TABLE};
+use netlink_packet_route::{
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+    link::{LinkAttribute, LinkLayerType, LinkMessage},
+    route::{RouteProtocol, RouteScope, RouteType},
+    rule::{RuleAction, RuleAttribute, RuleMessage},
+};
+use rtnetlink::{Handle, IpVersion, LinkUnspec, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::Netns;
+
+/// Lets a listening socket's children inherit the mark of their SYN, so that replies to deliveries return over `lo`.
+const MARK_ACCEPT_SYSCTL: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
+
+/// Why a pod's links, addresses, rules or routes could not be read or set.
+#[derive(Debug, thiserror::Error)]
+pub enum RoutingError {
+    /// No netlink socket in the pod.
+    #[error("opening a netlink socket in the pod's network namespace")]
+    Socket(#[source] io::Error),
+    /// A netlink request was refused.
+    #[error("{step} in the pod's network namespace")]
+    Netlink {
+        /// What was tried.
+        step: &'static str,
+        /// Cause.
+        #[source]
+        cause: rtnetlink::Error,
+    },
+    /// The sysctl cannot be set.
+    #[error("setting {MARK_ACCEPT_SYSCTL} to 1 in the pod (is /proc/sys mounted read-only in the agent's container?)")]
+    Sysctl(#[source] io::Error),
+}
+
+/// A network interface of a pod, not `lo`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index in the pod's namespace.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// Its frames begin with an Ethernet header.
+    pub ethernet: bool,
+}
+
+/// What a pod's namespace holds now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interior {
+    /// Links but `lo`, by index.
+    pub links: Vec<Link>,
+    /// Addresses on all links, but those of `lo` that every namespace has. The first global one of each family is the
+    /// pod's primary.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Interior {
+    /// The address that redirected IPv4 connections have as their source.
+    pub fn primary_v4(&self) -> Option<Ipv4Addr> {
+        self.addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) if !address.is_link_local() => Some(*address),
+            _ => None,
+        })
+    }
+
+    /// The address that redirected IPv6 connections have as their source.
+    pub fn primary_v6(&self) -> Option<Ipv6Addr> {
+        self.addresses.iter().find_map(|address| match address {
+            IpAddr::V6(address) if !address.is_unicast_link_local() => Some(*address),
+            _ => None,
+        })
+    }
+}
+
+/// A netlink socket in a pod's namespace. It holds the namespace: drop it when the pod goes.
+pub struct PodRouting {
+    handle: Handle,
+    connection: JoinHandle<()>,
+    changes: Option<mpsc::Receiver<()>>,
+    forwarder: JoinHandle<()>,
+}
+
+impl Drop for PodRouting {
+    fn drop(&mut self) {
+        self.connection.abort();
+        self.forwarder.abort();
+    }
+}
+
+impl PodRouting {
+    /// Opens the socket; needs a tokio runtime.
+    pub fn open(netns: &Netns) -> Result<Self, RoutingError> {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let (connection, handle, mut messages) = netns
+            .run(|| new_multicast_connection(&groups))
+            .and_then(|made| made)
+            .map_err(RoutingError::Socket)?;
+        // One pending note is enough: the reader looks at everything anew.
+        let (note, changes) = mpsc::channel(1);
+        let forwarder = tokio::spawn(async move {
+            while futures_util::StreamExt::next(&mut messages).await.is_some() {
+                if let Err(mpsc::error::TrySendError::Closed(())) = note.try_send(()) {
+                    return;
+                }
+            }
+        });
+        Ok(Self { handle, connection: tokio::spawn(connection), changes: Some(changes), forwarder })
+    }
+
+    /// Notes that links or addresses may have changed. Given once.
+    pub fn take_changes(&mut self) -> Option<mpsc::Receiver<()>> {
+        self.changes.take()
+    }
+
+    /// Links and addresses as they are now.
+    pub async fn interior(&self) -> Result<Interior, RoutingError> {
+        let links = self.handle.link().get().execute().try_collect::<Vec<_>>();
+        let links = links.await.map_err(refused("listing links"))?;
+        let addresses = self.handle.address().get().execute().try_collect::<Vec<_>>();
+        let addresses = addresses.await.map_err(refused("listing addresses"))?;
+        let mut usable: Vec<&AddressMessage> = addresses.iter().filter(|address| is_usable(address)).collect();
+        usable.sort_by_key(|address| (rank(address), address.header.index));
+        let mut found: Vec<IpAddr> = Vec::new();
+        for address in usable.into_iter().filter_map(own_address).filter(|address| !address.is_loopback()) {
+            if !found.contains(&address) {
+                found.push(address);
+            }
+        }
+        Ok(Interior { links: links.iter().filter_map(link).collect(), addresses: found })
+    }
+
+    /// Makes marked packets of the pod come back on `lo`. `interior` tells the source addresses; called again after
+    /// they changed, it replaces them.
+    pub async fn install(&self, netns: &Netns, interior: &Interior) -> Result<(), RoutingError> {
+        netns
+            .run(|| fs::write(MARK_ACCEPT_SYSCTL, "1"))
+            .and_then(|written| written)
+            .map_err(RoutingError::Sysctl)?;
+        if let Some(source) = interior.primary_v4() {
+            let route = RouteMessageBuilder::<Ipv4Addr>::new().pref_source(source);
+            self.replace_route(local_default(route)).await?;
+            self.add_rules(IpVersion::V4).await?;
+        }
+        if let Some(source) = interior.primary_v6() {
+            let route = RouteMessageBuilder::<Ipv6Addr>::new().pref_source(source);
+            self.replace_route(local_default(route)).await?;
+            self.add_rules(IpVersion::V6).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes every rule and route that bears our protocol number, and sets the sysctl back to its default.
+    pub async fn remove(&self, netns: &Netns) -> Result<(), RoutingError> {
+        netns.run(|| fs::write(MARK_ACCEPT_SYSCTL, "0")).and_then(|written| written).map_err(RoutingError::Sysctl)?;
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let rules = self.handle.rule().get(version.clone()).execute().try_collect::<Vec<_>>();
+            for rule in rules.await.map_err(refused("listing rules"))?.into_iter().filter(is_our_rule) {
+                absent_is_fine(self.handle.rule().del(rule).execute().await).map_err(refused("removing a rule"))?;
+            }
+            let wanted = match version {
+                IpVersion::V4 => local_default(RouteMessageBuilder::<Ipv4Addr>::new()),
+                IpVersion::V6 => local_default(RouteMessageBuilder::<Ipv6Addr>::new()),
+            };
+            absent_is_fine(self.handle.route().del(wanted).execute().await).map_err(refused("removing a route"))?;
+        }
+        Ok(())
+    }
+
+    /// Brings `lo` up.
+    pub async fn raise_loopback(&self) -> Result<(), RoutingError> {
+        let change = LinkUnspec::new_with_index(LOOPBACK_IFINDEX).up().build();
+        self.handle.link().set(change).execute().await.map_err(refused("bringing lo up"))
+    }
+
+    /// Gives `lo` an address.
+    pub async fn add_loopback_address(&self, address: IpAddr, prefix: u8) -> Result<(), RoutingError> {
+        let request = self.handle.address().add(LOOPBACK_IFINDEX, address, prefix);
+        request.execute().await.map_err(refused("adding an address to lo"))
+    }
+
+    async fn replace_route(&self, route: netlink_packet_route::route::RouteMessage) -> Result<(), RoutingError> {
+        self.handle.route().add(route).replace().execute().await.map_err(refused("setting our route"))
+    }
+
+    async fn add_rules(&self, version: IpVersion) -> Result<(), RoutingError> {
+        for mark in [MARK_OUT, MARK_IN] {
+            let request = self.handle.rule().add().table_id(TABLE).action(RuleAction::ToTable);
+            let mut request = request.priority(RULE_PRIORITY).fw_mark(mark);
+            request.message_mut().attributes.push(RuleAttribute::FwMask(u32::MAX));
+            request.message_mut().attributes.push(RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)));
+            let added = match version {
+                IpVersion::V4 => request.v4().execute().await,
+                IpVersion::V6 => request.v6().execute().await,
+            };
+            match added {
+                Err(error) if is_errno(&error, libc::EEXIST) => {}
+                other => other.map_err(refused("adding our rule"))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn local_default<T>(route: RouteMessageBuilder<T>) -> netlink_packet_route::route::RouteMessage {
+    route
+        .output_interface(LOOPBACK_IFINDEX)
+        .table_id(TABLE)
+        .kind(RouteType::Local)
+        .scope(RouteScope::Host)
+        .protocol(RouteProtocol::from(ROUTE_PROTOCOL))
+        .build()
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    if message.header.link_layer_type == LinkLayerType::Loopback {
+        return None;
+    }
+    let name = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+    Some(Link { index: message.header.index, name, ethernet })
+}
+
+/// An address that failed or still awaits duplicate detection cannot be a source yet, though it may be spoken to.
+fn is_usable(message: &AddressMessage) -> bool {
+    !message.attributes.iter().any(|attribute| {
+        matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Dadfailed))
+    })
+}
+
+/// Primaries first, then secondaries; what is deprecated, tentative or of narrower scope last.
+fn rank(message: &AddressMessage) -> u8 {
+    let flags = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    let flags = flags.unwrap_or(AddressFlags::empty());
+    let scope = u8::from(message.header.scope != AddressScope::Universe) * 4;
+    let late = u8::from(flags.intersects(AddressFlags::Deprecated | AddressFlags::Tentative)) * 2;
+    scope + late + u8::from(flags.contains(AddressFlags::Secondary))
+}
+
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })
+}
+
+fn is_our_rule(message: &RuleMessage) -> bool {
+    message.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)))
+}
+
+fn is_errno(error: &rtnetlink::Error, errno: i32) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -errno)
+}
+
+fn absent_is_fine(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
+    match result {
+        Err(error) if is_errno(&error, libc::ENOENT) || is_errno(&error, libc::ESRCH) => Ok(()),
+        other => other,
+    }
+}
+
+fn refused(step: &'static str) -> impl FnOnce(rtnetlink::Error) -> RoutingError {
+    move |cause| RoutingError::Netlink { step, cause }
+}
