@@ -1,0 +1,255 @@
+//! An agent on a node: `isthmus run`, its status and its log.
+
+use std::{
+    fs,
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use isthmus_wire::Status;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::{
+    failure::{Because as _, Failure, Result},
+    lab::{World, lock, status},
+    log::{Log, is_access},
+    node::Node,
+    process::Process,
+    wait::within,
+};
+
+const READY: Duration = Duration::from_secs(15);
+
+/// How an agent is started.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// Its soft and hard limit of open files.
+    pub open_files: Option<u64>,
+    /// `--drain-deadline`.
+    pub drain_deadline: Duration,
+    /// A directory for `--embedded-ca` other than the lab's.
+    pub authority: Option<std::path::PathBuf>,
+    /// More arguments.
+    pub arguments: Vec<String>,
+}
+
+impl Default for AgentOptions {
+    fn default() -> Self {
+        Self {
+            open_files: None,
+            drain_deadline: Duration::from_secs(1),
+            authority: None,
+            arguments: Vec::new(),
+        }
+    }
+}
+
+/// The agent of a node; ended when it is dropped.
+#[derive(Debug)]
+#[must_use = "an agent that is dropped is stopped"]
+pub struct Agent {
+    node: Node,
+    world: Arc<World>,
+    options: AgentOptions,
+    process: Mutex<Option<Process>>,
+    log: Log,
+}
+
+impl Agent {
+    pub(crate) fn start(world: &Arc<World>, node: &Node, options: AgentOptions) -> Result<Self> {
+        let log = Log::new(&world.dir().join(format!("agent-{}.log", node.name())));
+        let agent = Self {
+            node: node.clone(),
+            world: Arc::clone(world),
+            options,
+            process: Mutex::new(None),
+            log,
+        };
+        agent.restart()?;
+        Ok(agent)
+    }
+
+    /// Starts it again after [`Agent::kill`] or [`Agent::stop`], and waits until it is ready.
+    pub fn restart(&self) -> Result {
+        self.world.publish()?;
+        let node = self.node.name();
+        let mut process = Process::start_into(
+            &self.world,
+            &format!("agent-{node}"),
+            &mut self.command(),
+            self.log.path(),
+            self.log.path(),
+        )?;
+        let ready = within(READY, &format!("the agent of {node} is ready"), || {
+            match status(&self.node.socket()) {
+                Ok(_) => Some(true),
+                Err(_) => (!process.runs()).then_some(false),
+            }
+        })
+        .because(format!("starting the agent of {node}; it says:\n{}", self.last_words()))?;
+        if !ready {
+            return Err(Failure::new(format!(
+                "the agent of {node} ended:\n{}",
+                self.last_words()
+            )));
+        }
+        self.world.agent_runs(node, &self.node.socket());
+        *lock(&self.process) = Some(process);
+        Ok(())
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.node.netns().command(if self.options.open_files.is_some() {
+            "prlimit"
+        } else {
+            "env"
+        });
+        if let Some(limit) = self.options.open_files {
+            command.arg(format!("--nofile={limit}:{limit}"));
+        }
+        let authority = self
+            .options
+            .authority
+            .as_deref()
+            .unwrap_or_else(|| self.world.authority().dir());
+        command
+            .arg(self.world.binary())
+            .args([
+                "run",
+                "--node",
+                self.node.name(),
+                "--network",
+                self.node.network().name(),
+            ])
+            .arg("--mesh")
+            .arg(self.world.mesh().path())
+            .arg("--embedded-ca")
+            .arg(authority)
+            .arg("--run-dir")
+            .arg(self.node.run_dir())
+            .arg("--bpffs")
+            .arg(self.world.bpffs())
+            .arg("--node-netns")
+            .arg(self.node.netns().path())
+            .args(["--log-format", "json", "--drain-deadline"])
+            .arg(format!("{}ms", self.options.drain_deadline.as_millis()))
+            .args(&self.options.arguments);
+        command
+    }
+
+    /// What it holds now.
+    pub fn status(&self) -> Result<Status> {
+        status(&self.node.socket())
+    }
+
+    /// The node it runs on.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// What it writes.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Waits up to 10 seconds for a line after `mark` (see [`Log::mark`]).
+    #[track_caller]
+    pub fn wait_log(&self, mark: usize, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        self.log.wait_from(mark, Duration::from_secs(10), wanted)
+    }
+
+    /// Waits for an access-log line of `direction` (`inbound`, `outbound`) after `mark`.
+    #[track_caller]
+    pub fn wait_access(&self, mark: usize, direction: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        self.wait_log(mark, |line| is_access(line, direction) && wanted(line))
+            .because(format!("waiting for the {direction} access log of {}", self.node.name()).as_str())
+    }
+
+    /// Kills the worker and leaves the parent to start another; answers the pid it had.
+    pub fn kill_worker(&self) -> Result<u32> {
+        let pid = self.status()?.worker_pid;
+        kill_pid(pid)?;
+        Ok(pid)
+    }
+
+    /// Kills parent and worker as a machine that runs out of memory would.
+    pub fn kill(&self) -> Result {
+        let worker = self.status()?.worker_pid;
+        self.world.agent_stopped(self.node.name());
+        if let Some(mut process) = lock(&self.process).take() {
+            process.kill();
+        }
+        // The parent may have taken its worker along.
+        let _gone = kill_pid(worker);
+        within(Duration::from_secs(5), "the killed worker is gone", || {
+            (!alive(worker)).then_some(())
+        })
+    }
+
+    /// Ends it as a DaemonSet upgrade does, and waits for its end.
+    pub fn stop(&self) -> Result {
+        let Some(mut process) = lock(&self.process).take() else {
+            return Ok(());
+        };
+        self.world.agent_stopped(self.node.name());
+        let worker = self.status().map(|status| status.worker_pid);
+        process.signal(Signal::SIGTERM)?;
+        let bound = self.options.drain_deadline + Duration::from_secs(5);
+        let ended = process.wait(bound);
+        process.kill();
+        if let Ok(worker) = worker
+            && alive(worker)
+        {
+            kill_pid(worker)?;
+        }
+        ended
+            .map(|_| ())
+            .because(format!("stopping the agent of {}", self.node.name()).as_str())
+    }
+
+    /// The end of its log, for an operator.
+    pub fn last_words(&self) -> String {
+        let text = fs::read_to_string(self.log.path()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines
+            .get(lines.len().saturating_sub(12)..)
+            .unwrap_or_default()
+            .join("\n")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "lab: the agent of {} says last:\n{}",
+                self.node.name(),
+                self.last_words()
+            );
+        }
+        if !self.world.keeps()
+            && let Err(failure) = self.stop()
+        {
+            eprintln!("lab: {failure}");
+        }
+    }
+}
+
+fn kill_pid(pid: u32) -> Result {
+    let raw = i32::try_from(pid).because("the pid is a positive i32")?;
+    kill(Pid::from_raw(raw), Signal::SIGKILL).because(format!("killing {pid}"))
+}
+
+/// Whether a process runs; one that only waits for its parent's attention does not.
+fn alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit(')')
+            .next()
+            .is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']))
+    })
+}

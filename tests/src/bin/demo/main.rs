@@ -1,0 +1,112 @@
+//! Two networks, one mesh: unmodified programs on both sides, redirected by eBPF, carried over HBONE and two
+//! east-west gateways, with proof of what did and did not cross the wires.
+
+use std::{process::ExitCode, time::Instant};
+
+use clap::Parser;
+use isthmus_tests::{Because as _, Result, sweep};
+use tokio::signal::unix::{SignalKind, signal};
+
+mod page;
+mod proof;
+mod traffic;
+mod world;
+
+use page::Page;
+use world::World;
+
+/// Shows a mesh of two networks at work, and proves what it says.
+#[derive(Parser)]
+struct Options {
+    /// Leaves the world up at the end, with hints how to look around.
+    #[arg(long)]
+    keep: bool,
+    /// Removes what earlier demos left up, and nothing else.
+    #[arg(long)]
+    sweep: bool,
+    /// Length of each upload.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let mut page = Page::new();
+    let shown = if options.sweep {
+        swept(&mut page)
+    } else {
+        show(&mut page, &options)
+    };
+    match shown {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            page.failed(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn swept(page: &mut Page) -> Result {
+    let labs = sweep::dead(true)?;
+    page.note(&format!("removed {} worlds that earlier runs left", labs.len()));
+    Ok(())
+}
+
+fn show(page: &mut Page, options: &Options) -> Result {
+    let begin = Instant::now();
+    page.title("Isthmus: two networks, one mesh, all on this kernel");
+    let mut world = World::build(options.keep)?;
+    on_interrupt(world.lab_name().to_owned())?;
+    page.done(&format!(
+        "{} networks, 4 nodes, 8 pods and 2 east-west gateways stand after {:.1} s",
+        2,
+        begin.elapsed().as_secs_f64()
+    ));
+    world.serve()?;
+
+    page.title("Not enrolled: the captures hear everything");
+    let captures = proof::Captures::start(&world)?;
+    proof::positive_control(page, &world, &captures)?;
+
+    page.title("Enrolled: the same pods, the same processes");
+    world.start_agents()?;
+    world.enrol(page)?;
+    captures.enrolled();
+
+    page.title("Traffic");
+    traffic::run(page, &world, &captures, options.seconds)?;
+
+    page.title("Proofs");
+    proof::nothing_in_clear(page, &world, &captures, "all of the above")?;
+    proof::plaintext_refused(page, &world)?;
+    proof::worker_killed(page, &world, &captures)?;
+    proof::nothing_in_clear(page, &world, &captures, "the killed worker too")?;
+    if !options.keep {
+        drop(captures);
+        drop(world);
+        page.done("everything is taken down");
+    } else {
+        world.hints(page);
+    }
+    page.note(&format!("took {:.1} s", begin.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// A user who interrupts the demo does not get to keep its namespaces.
+fn on_interrupt(lab: String) -> Result {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        let listen = |kind| signal(kind).because("listening for signals");
+        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?)
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+        });
+        eprintln!("\ninterrupted: taking everything down");
+        sweep::lab_called(&lab);
+        std::process::exit(130);
+    });
+    Ok(())
+}

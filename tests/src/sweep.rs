@@ -1,0 +1,85 @@
+//! What a lab left behind when its process was killed.
+
+use std::{collections::BTreeSet, env, fs, path::Path};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    failure::Result,
+    lab::PREFIX,
+    netns::{DIRECTORY, ip},
+};
+
+/// A file of this name in a lab's directory protects the lab from being swept.
+pub(crate) const KEPT: &str = "kept";
+
+/// Removes every lab whose process is dead; those that were kept on purpose only with `kept_too`.
+/// Answers the names of the labs removed.
+pub fn dead(kept_too: bool) -> Result<BTreeSet<String>> {
+    let mut labs = BTreeSet::new();
+    for directory in [Path::new(DIRECTORY), Path::new("/sys/fs/bpf"), &env::temp_dir()] {
+        let Ok(entries) = fs::read_dir(directory) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(lab) = lab_of(&name)
+                && (kept_too || !env::temp_dir().join(lab).join(KEPT).exists())
+            {
+                labs.insert(lab.to_owned());
+            }
+        }
+    }
+    labs.iter().for_each(|lab| lab_called(lab));
+    Ok(labs)
+}
+
+/// The lab a name belongs to, when the lab's process is dead.
+fn lab_of(name: &str) -> Option<&str> {
+    let lab = name.split('-').next()?;
+    let (pid, number) = lab.strip_prefix(PREFIX)?.split_once('x')?;
+    let (_, _) = (pid.parse::<u32>().ok()?, number.parse::<u32>().ok()?);
+    (!Path::new("/proc").join(pid).exists()).then_some(lab)
+}
+
+/// Removes one lab: its processes, pins, namespaces and files.
+pub fn lab_called(lab: &str) {
+    for pid in processes_of(lab) {
+        // It may have ended since it was listed.
+        let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    bpffs(&Path::new("/sys/fs/bpf").join(lab));
+    let spaces = fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
+    for name in spaces.map(|entry| entry.file_name().to_string_lossy().into_owned()) {
+        if name.split('-').next() == Some(lab)
+            && let Err(failure) = ip(&[], &format!("netns del {name}\n"))
+        {
+            eprintln!("lab: {failure}");
+        }
+    }
+    // Absent when the lab died before it made it.
+    let _absent = fs::remove_dir_all(env::temp_dir().join(lab));
+}
+
+/// Agents and helpers carry the lab's name in their arguments: paths of its files and namespaces.
+fn processes_of(lab: &str) -> Vec<i32> {
+    let mark = [b"/".as_slice(), lab.as_bytes()].concat();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            memchr::memmem::find_iter(&line, &mark).any(|at| matches!(line.get(at + mark.len()), Some(b'-' | b'/' | 0)))
+        })
+        .collect()
+}
+
+/// Removes a directory of pins. What was only held by a pin is detached by that.
+pub(crate) fn bpffs(directory: &Path) {
+    if directory.exists()
+        && let Err(error) = fs::remove_dir_all(directory)
+    {
+        eprintln!("lab: removing {}: {error}", directory.display());
+    }
+}

@@ -1,0 +1,186 @@
+//! An agent that dies, wholly or in part, and comes back.
+
+use std::{collections::BTreeMap, net::SocketAddr, thread, time::Duration};
+
+use isthmus_tests::{
+    Agent, Capture, Pod, Process, Result, log::field, roundtrip, scene::OneNetwork, wait::throughout, within,
+};
+use isthmus_wire::PodStatus;
+
+const PORT: u16 = 8080;
+const SOON: Duration = Duration::from_secs(5);
+
+type Ids = BTreeMap<String, (BTreeMap<String, u32>, BTreeMap<String, u32>)>;
+
+/// Link and program ids of every enrolled pod.
+fn ids(agent: &Agent) -> Result<Ids> {
+    let of = |pod: PodStatus| (pod.links, pod.programs);
+    let ids: Ids = agent
+        .status()?
+        .pods
+        .into_iter()
+        .map(|(uid, pod)| (uid, of(pod)))
+        .collect();
+    assert!(
+        ids.values()
+            .all(|(links, programs)| !links.is_empty() && !programs.is_empty()),
+        "{ids:?}"
+    );
+    Ok(ids)
+}
+
+/// A connect loop in each pod, towards another; a server in each.
+fn loops(scene: &OneNetwork) -> Result<(Vec<Process>, Vec<Process>)> {
+    let (mut servers, mut loops) = (Vec::new(), Vec::new());
+    let pairs = [
+        (&scene.client, &scene.server),
+        (&scene.server, &scene.neighbour),
+        (&scene.neighbour, &scene.client),
+        (&scene.outside, &scene.client),
+    ];
+    for (_, to) in pairs.iter().take(3) {
+        let server = to.peer(&["echo", &format!("[::]:{PORT}")])?;
+        server
+            .output()
+            .wait_from(0, SOON, |line| line.get("listening").is_some())?;
+        servers.push(server);
+    }
+    for (from, to) in pairs {
+        for at in [to.at(PORT), to.at6(PORT)] {
+            let churn = from.peer(&["churn", &at.to_string(), "--parallel", "2", "--pause-ms", "5"])?;
+            churn
+                .output()
+                .wait_from(0, SOON, |line| line.get("churning").is_some())?;
+            loops.push(churn);
+        }
+    }
+    Ok((servers, loops))
+}
+
+#[test]
+fn a_killed_worker_refuses_no_connect_and_its_successor_adopts_links_and_programs() -> Result {
+    let scene = OneNetwork::start("restart")?;
+    let before = [ids(&scene.agents[0])?, ids(&scene.agents[1])?];
+    let (_servers, loops) = loops(&scene)?;
+    for round in 1..=3 {
+        for agent in &scene.agents {
+            within(SOON, "traffic flows", || {
+                agent.status().ok().filter(|status| status.connections > 0)
+            })?;
+            let killed = agent.kill_worker()?;
+            let status = within(SOON, "the parent starts another worker", || {
+                agent.status().ok().filter(|status| status.worker_pid != killed)
+            })?;
+            assert_eq!(status.worker_restarts, round);
+        }
+    }
+    assert_eq!(before, [ids(&scene.agents[0])?, ids(&scene.agents[1])?]);
+    for mut churn in loops {
+        churn.close_input();
+        let report = churn.report(Duration::from_secs(30))?;
+        assert!(report["done"].as_u64() > Some(10), "{report}");
+        assert_eq!(report["unconnected"], 0, "{report}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_stopped_and_started_adopts_links_and_programs() -> Result {
+    adopted_after(Agent::stop)
+}
+
+#[test]
+fn an_agent_killed_and_started_adopts_links_and_programs() -> Result {
+    adopted_after(Agent::kill)
+}
+
+fn adopted_after(end: impl Fn(&Agent) -> Result) -> Result {
+    let scene = OneNetwork::start("restart")?;
+    let [agent, _] = &scene.agents;
+    let before = ids(agent)?;
+    let (_servers, loops) = loops(&scene)?;
+    for _ in 0..2 {
+        end(agent)?;
+        agent.restart()?;
+        within(SOON, "the pods are enrolled as before", || {
+            let status = agent.status().ok()?;
+            (status.pods.len() == before.len()).then_some(())
+        })?;
+        assert_eq!(before, ids(agent)?);
+    }
+    // Whatever they met while nobody was home, they connect now.
+    for mut churn in loops {
+        churn.close_input();
+        churn.report(Duration::from_secs(60))?;
+    }
+    let echo = scene.server.echo(PORT + 1)?;
+    let mark = scene.agents[1].log().mark();
+    let mut stream = scene.client.connect(scene.server.at(PORT + 1))?;
+    roundtrip(&mut stream, b"back again")?;
+    assert_eq!(echo.peer()?.ip(), stream.local_addr()?.ip());
+    drop(stream);
+    scene.agents[1].wait_access(mark, "inbound", |line| {
+        field(line, "src.identity") == scene.client.identity()
+    })?;
+    Ok(())
+}
+
+#[test]
+fn while_the_agent_is_down_nothing_leaves_in_clear_and_waiting_connects_succeed_when_it_is_back() -> Result {
+    let scene = OneNetwork::start("restart")?;
+    let [agent, _] = &scene.agents;
+    let echo = scene.server.echo(PORT)?;
+    let capture = Capture::start(scene.nodes[0].netns())?;
+    capture.listen_for(b"fence");
+    // The control: what is in clear is heard here.
+    let _own = scene.client.echo(PORT)?;
+    roundtrip(&mut scene.outside.connect(scene.client.at(PORT))?, b"in clear")?;
+    within(SOON, "the capture hears it", || {
+        (!capture.syns_to(scene.client.ip(), PORT).is_empty()).then_some(())
+    })?;
+    agent.kill()?;
+    let targets = [scene.server.at(PORT), scene.server.at6(PORT)];
+    thread::scope(|scope| -> Result {
+        let waiting: Vec<_> = targets
+            .iter()
+            .map(|to| scope.spawn(|| connect_and_speak(&scene.client, *to)))
+            .collect();
+        throughout(Duration::from_secs(2), "nobody connects while nobody is home", || {
+            waiting.iter().all(|connect| !connect.is_finished())
+        })?;
+        scene.client.fence(scene.server.ip(), b"fence")?;
+        capture.wait_for(b"fence", SOON)?;
+        for to in targets {
+            assert_eq!(capture.syns_to(to.ip(), PORT), [], "in clear to {to}");
+        }
+        echo.must_not_accept(Duration::from_millis(50))?;
+        agent.restart()?;
+        for connect in waiting {
+            connect
+                .join()
+                .map_err(|_| isthmus_tests::Failure::new("the waiting thread panicked"))??;
+        }
+        Ok(())
+    })?;
+    for to in targets {
+        assert_eq!(capture.syns_to(to.ip(), PORT), [], "in clear to {to}");
+    }
+    Ok(())
+}
+
+fn connect_and_speak(pod: &Pod, to: SocketAddr) -> Result {
+    roundtrip(&mut pod.connect_within(to, Duration::from_secs(25))?, b"at last")
+}
+
+#[test]
+fn while_the_agent_is_down_plaintext_into_a_pod_that_requires_mutual_tls_stays_out() -> Result {
+    let scene = OneNetwork::start("restart")?;
+    scene.client.release()?;
+    scene.client.enrol_with(Some(true))?;
+    let echo = scene.client.echo(PORT)?;
+    scene.agents[0].kill()?;
+    for to in [scene.client.at(PORT), scene.client.at6(PORT)] {
+        scene.outside.connect_within(to, Duration::from_secs(1)).unwrap_err();
+    }
+    echo.must_not_accept(Duration::from_millis(50))
+}
