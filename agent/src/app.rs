@@ -51,13 +51,18 @@ pub struct StartError {
 }
 
 fn failed<E: Into<Box<dyn Error + Send + Sync>>>(step: impl Into<String>) -> impl FnOnce(E) -> StartError {
-    move |cause| StartError { step: step.into(), cause: cause.into() }
+    move |cause| StartError {
+        step: step.into(),
+        cause: cause.into(),
+    }
 }
 
 /// Logs to standard error; `RUST_LOG` filters.
 pub fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
     match format {
         LogFormat::Json => log.json().flatten_event(true).init(),
         LogFormat::Plain => log.with_ansi(io::stderr().is_terminal()).init(),
@@ -73,18 +78,23 @@ pub fn worker(arguments: WorkerArgs) -> Result<(), StartError> {
     netns::remember_home().map_err(failed("opening this process's network namespace"))?;
     let threads = arguments.run.threads.unwrap_or_else(shards::default_count);
     let data = Shards::start(threads).map_err(failed("starting data threads"))?;
-    let control = Builder::new_current_thread().enable_all().build().map_err(failed("starting the control runtime"))?;
+    let control = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed("starting the control runtime"))?;
     control.block_on(serve_node(arguments, data))
 }
 
 async fn serve_node(arguments: WorkerArgs, data: Shards) -> Result<(), StartError> {
     let WorkerArgs { run, restarts } = arguments;
-    let (keeper, mut held) = Keeper::greet().map_err(failed("talking to the parent process; `isthmus run` starts workers"))?;
+    let (keeper, mut held) =
+        Keeper::greet().map_err(failed("talking to the parent process; `isthmus run` starts workers"))?;
     prepare_run_directory(&run.run_dir)?;
     let (mesh, mesh_state) = follow_mesh(&run.mesh).await;
     let certificates = open_certificates(&run.mesh)?;
 
-    let node_netns = Netns::open(&run.node_netns).map_err(failed("opening the node's network namespace (--node-netns)"))?;
+    let node_netns =
+        Netns::open(&run.node_netns).map_err(failed("opening the node's network namespace (--node-netns)"))?;
     let pins = Pins::new(&run.bpffs, &run.node, objects::generation());
     let (node, programs) = redirect(&run, &pins, &node_netns).await?;
 
@@ -116,7 +126,13 @@ async fn serve_node(arguments: WorkerArgs, data: Shards) -> Result<(), StartErro
         registry.remove_other_generations();
     }
     registry.tell_ready().map_err(failed("telling the parent process"))?;
-    let facts = Facts { node: run.node.as_str().into(), network, restarts, mesh_state, mesh };
+    let facts = Facts {
+        node: run.node.as_str().into(),
+        network,
+        restarts,
+        mesh_state,
+        mesh,
+    };
     let control = tokio::spawn(control::serve(control, pods.clone(), facts));
     tracing::info!(node = run.node, "ready");
     let registry = tokio::spawn(registry.run());
@@ -135,21 +151,35 @@ async fn redirect(run: &RunArgs, pins: &Pins, node: &Netns) -> Result<(NodeProgr
         Some(path) => path.clone(),
         None => cgroup2_root()?,
     };
-    let ground = Ground { pins: pins.clone(), cgroup: &cgroup, node, log: run.ebpf_log };
+    let ground = Ground {
+        pins: pins.clone(),
+        cgroup: &cgroup,
+        node,
+        log: run.ebpf_log,
+    };
     let programs = NodePrograms::attach(&ground).map_err(failed("attaching the node's programs"))?;
     let pods = PodPrograms::new(pins, run.ebpf_log);
     if run.ebpf_log {
         ebpf_log::follow(&programs).map_err(failed("reading the log of the eBPF programs"))?;
     }
-    selftest::run(&programs, &pods).await.map_err(failed("proving that connects are redirected"))?;
-    tracing::info!(adopted = programs.adopted(), generation = pins.generation(), "redirection works on this kernel");
+    selftest::run(&programs, &pods)
+        .await
+        .map_err(failed("proving that connects are redirected"))?;
+    tracing::info!(
+        adopted = programs.adopted(),
+        generation = pins.generation(),
+        "redirection works on this kernel"
+    );
     Ok((programs, pods))
 }
 
 /// The east-west gateway: serves until SIGTERM.
 pub fn gateway(arguments: GatewayArgs) -> Result<(), StartError> {
     raise_descriptor_limit();
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(failed("starting the runtime"))?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed("starting the runtime"))?;
     runtime.block_on(serve_gateway(arguments))
 }
 
@@ -168,8 +198,9 @@ async fn serve_gateway(arguments: GatewayArgs) -> Result<(), StartError> {
         mesh,
         certificates: open_certificates(&arguments.mesh)?,
     };
-    let listener =
-        TcpListener::bind(arguments.listen).await.map_err(failed(format!("listening on {}", arguments.listen)))?;
+    let listener = TcpListener::bind(arguments.listen)
+        .await
+        .map_err(failed(format!("listening on {}", arguments.listen)))?;
     let (trigger, signal) = drain();
     let serving = tokio::spawn(Gateway::new(parts).serve(listener, signal));
     tracing::info!(listen = %arguments.listen, network = arguments.mesh.network, "ready");
@@ -234,7 +265,9 @@ fn cgroup2_root() -> Result<PathBuf, StartError> {
     // proc_pid_mountinfo(5): the mount point is the fifth field, the type follows a lone hyphen.
     let found = mounts.lines().find_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
-        kind.starts_with("cgroup2 ").then(|| mount.split(' ').nth(4).map(PathBuf::from)).flatten()
+        kind.starts_with("cgroup2 ")
+            .then(|| mount.split(' ').nth(4).map(PathBuf::from))
+            .flatten()
     });
     found.ok_or("there is none").map_err(failed(step))
 }

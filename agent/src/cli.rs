@@ -176,6 +176,9 @@ pub struct PodAddArgs {
     /// Plaintext from outside; as the mesh's policies say when not given.
     #[arg(long, value_enum)]
     pub mtls: Option<Mtls>,
+    /// Interface inside the pod behind which guests sit; may be given several times.
+    #[arg(long = "reroute-interface")]
+    pub reroute_interfaces: Vec<String>,
 }
 
 /// Where the agent's socket is.
@@ -250,7 +253,9 @@ pub fn own_arguments() -> Vec<OsString> {
 
 /// `250ms`, `5s`, `10m`, `1h`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let unit = text.find(|c: char| !c.is_ascii_digit()).ok_or("a number and a unit are wanted, such as 5s")?;
+    let unit = text
+        .find(|c: char| !c.is_ascii_digit())
+        .ok_or("a number and a unit are wanted, such as 5s")?;
     let (number, unit) = text.split_at(unit);
     let number: u64 = number.parse().map_err(|error| format!("{text}: {error}"))?;
     let scale = match unit {
@@ -260,7 +265,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600,
         _ => return Err(format!("{text}: the unit must be ms, s, m or h")),
     };
-    number.checked_mul(scale).map(Duration::from_secs).ok_or_else(|| format!("{text} is too long"))
+    number
+        .checked_mul(scale)
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("{text} is too long"))
 }
 
 #[cfg(test)]

@@ -35,17 +35,38 @@ pub fn pod(command: PodCommand) -> Result<(), Box<dyn Error>> {
 }
 
 fn enrol(arguments: PodAddArgs) -> Enrol {
-    let PodAddArgs { socket: _, netns, namespace, name, service_account, uid, mtls } = arguments;
+    let PodAddArgs {
+        socket: _,
+        netns,
+        namespace,
+        name,
+        service_account,
+        uid,
+        mtls,
+        reroute_interfaces,
+    } = arguments;
     let uid = uid.unwrap_or_else(|| format!("{namespace}/{name}"));
     let mtls_required = mtls.map(|mtls| mtls == Mtls::Required);
-    Enrol { uid, namespace, name, service_account, netns, mtls_required }
+    Enrol {
+        uid,
+        namespace,
+        name,
+        service_account,
+        netns,
+        mtls_required,
+        reroute_interfaces,
+    }
 }
 
 fn done(run_dir: &Path, request: &Request) -> Result<(), Box<dyn Error>> {
     match ask(&run_dir.join(SOCKET_NAME), request, PATIENCE)? {
         Response::Done => Ok(()),
         Response::Refused { reason, retriable } => {
-            let advice = if retriable { "; the same request may succeed later" } else { "" };
+            let advice = if retriable {
+                "; the same request may succeed later"
+            } else {
+                ""
+            };
             Err(format!("{reason}{advice}").into())
         }
         Response::Status(_) => Err("the agent answered something else than was asked".into()),
@@ -70,12 +91,32 @@ pub fn status(arguments: &StatusArgs) -> Result<(), Box<dyn Error>> {
 
 fn print(out: &mut impl io::Write, status: &Status) -> io::Result<()> {
     let [workloads, services, policies] = status.mesh_size;
-    let network = if status.network.is_empty() { "(no network)" } else { &status.network };
+    let network = if status.network.is_empty() {
+        "(no network)"
+    } else {
+        &status.network
+    };
     writeln!(out, "node      {} on {network}", status.node)?;
-    writeln!(out, "worker    pid {}, started again {} times", status.worker_pid, status.worker_restarts)?;
-    writeln!(out, "mesh      {}: {workloads} workloads, {services} services, {policies} policies", status.mesh)?;
-    writeln!(out, "traffic   {} connections, {} tunnels", status.connections, status.tunnels)?;
-    writeln!(out, "\n{:<32} {:<10} {:<9} {:<24} IDENTITY", "POD", "STATE", "PLAINTEXT", "ADDRESSES")?;
+    writeln!(
+        out,
+        "worker    pid {}, started again {} times",
+        status.worker_pid, status.worker_restarts
+    )?;
+    writeln!(
+        out,
+        "mesh      {}: {workloads} workloads, {services} services, {policies} policies",
+        status.mesh
+    )?;
+    writeln!(
+        out,
+        "traffic   {} connections, {} tunnels",
+        status.connections, status.tunnels
+    )?;
+    writeln!(
+        out,
+        "\n{:<32} {:<10} {:<9} {:<24} IDENTITY",
+        "POD", "STATE", "PLAINTEXT", "ADDRESSES"
+    )?;
     for pod in status.pods.values() {
         let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
         writeln!(
@@ -89,7 +130,10 @@ fn print(out: &mut impl io::Write, status: &Status) -> io::Result<()> {
         )?;
     }
     writeln!(out, "\n{:<32} COUNT", "VERDICT")?;
-    status.verdicts.iter().try_for_each(|(name, count)| writeln!(out, "{name:<32} {count}"))
+    status
+        .verdicts
+        .iter()
+        .try_for_each(|(name, count)| writeln!(out, "{name:<32} {count}"))
 }
 
 /// `isthmus ca`.
@@ -97,13 +141,26 @@ pub fn ca(command: CaCommand) -> Result<(), Box<dyn Error>> {
     match command {
         CaCommand::Init { directory } => {
             EmbeddedCa::create(&directory)?;
-            println!("made a root in {}; its key lies there: not for production", directory.display());
+            println!(
+                "made a root in {}; its key lies there: not for production",
+                directory.display()
+            );
             Ok(())
         }
-        CaCommand::Issue { directory, identity, out, not_before, not_after } => {
+        CaCommand::Issue {
+            directory,
+            identity,
+            out,
+            not_before,
+            not_after,
+        } => {
             let usual = Terms::day_from(SystemTime::now());
             let terms = Terms {
-                not_before: not_before.as_deref().map(moment).transpose()?.unwrap_or(usual.not_before),
+                not_before: not_before
+                    .as_deref()
+                    .map(moment)
+                    .transpose()?
+                    .unwrap_or(usual.not_before),
                 not_after: not_after.as_deref().map(moment).transpose()?.unwrap_or(usual.not_after),
             };
             let id: SpiffeId = identity.parse()?;
@@ -132,6 +189,9 @@ pub fn mesh(command: MeshCommand) -> Result<(), Box<dyn Error>> {
     let MeshCommand::Check { file } = command;
     let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
     let [workloads, services, policies] = mesh::file::parse(&text, &PathBuf::from(&file))?.sizes();
-    println!("{}: {workloads} workloads, {services} services, {policies} policies", file.display());
+    println!(
+        "{}: {workloads} workloads, {services} services, {policies} policies",
+        file.display()
+    );
     Ok(())
 }

@@ -12,6 +12,7 @@
 //! ```
 
 pub mod ebpf_log;
+mod grace;
 mod kernel_calls;
 pub mod maps;
 pub mod netns;

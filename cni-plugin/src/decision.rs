@@ -43,6 +43,7 @@ pub(crate) fn decide(environment: &Environment, call: &Call) -> Result<Action, F
                 service_account: None,
                 netns,
                 mtls_required: None,
+                reroute_interfaces: Vec::new(),
             };
             Ok(Action::Enrol { enrol, result })
         }

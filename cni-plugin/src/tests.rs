@@ -147,6 +147,7 @@ fn add_enrols_and_passes_the_previous_result_on_unchanged() {
             service_account: None,
             netns: "/var/run/netns/cni-1".into(),
             mtls_required: None,
+            reroute_interfaces: Vec::new(),
         };
         assert_eq!(agent.asked(), [Request::Enrol(enrol)]);
     }

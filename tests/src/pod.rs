@@ -175,6 +175,7 @@ impl Pod {
             service_account: Some(self.service_account().to_owned()),
             netns: self.netns().path(),
             mtls_required,
+            reroute_interfaces: Vec::new(),
         }))
     }
 

@@ -81,7 +81,14 @@ impl Drop for Served {
 impl Enrolled {
     /// A pod of which only the record and what the kernel holds are known.
     pub fn remembered(record: Record, state: State) -> Self {
-        Self { record, state, addresses: Arc::default(), flags: FLAG_MTLS_REQUIRED, links: Vec::new(), served: None }
+        Self {
+            record,
+            state,
+            addresses: Arc::default(),
+            flags: FLAG_MTLS_REQUIRED,
+            links: Vec::new(),
+            served: None,
+        }
     }
 
     /// The pod's slot.
@@ -106,12 +113,20 @@ impl Enrolled {
 
     /// Makes everything stand, in this order: first what takes redirected traffic, then the redirection, last the guard.
     /// Whatever stands already is left as it is. `held` are listeners the parent kept.
-    pub async fn bring_in(&mut self, parts: &Parts, netns: Netns, held: Option<Listeners>) -> Result<(), RegistryError> {
+    pub async fn bring_in(
+        &mut self,
+        parts: &Parts,
+        netns: Netns,
+        held: Option<Listeners>,
+    ) -> Result<(), RegistryError> {
         let netns = Arc::new(netns);
         let slot = self.slot();
         let maps = parts.node.maps();
         let routing = PodRouting::open(&netns).map_err(crate::redirect::RedirectError::from)?;
         let interior = routing.interior().await.map_err(crate::redirect::RedirectError::from)?;
+        if let Some(tap) = interior.links.iter().find(|link| is_sandbox(&link.name)) {
+            return Err(RegistryError::Sandboxed(tap.name.clone()));
+        }
         let listeners = match held {
             Some(held) => held,
             None => {
@@ -124,10 +139,14 @@ impl Enrolled {
         let rules = listeners.rules(self.flags).map_err(RegistryError::Listeners)?;
         parts.programs.install(slot, &netns)?;
         maps.set_addresses(slot, &maps.addresses(slot), &interior.addresses)?;
+        maps.set_guest_interfaces(slot, &self.guests(&interior))?;
         maps.set_rules(slot, rules)?;
         maps.set_listener(slot, LISTENER_OUTBOUND, &listeners.outbound)?;
         maps.set_listener(slot, LISTENER_HBONE, &listeners.hbone)?;
-        routing.install(&netns, &interior).await.map_err(crate::redirect::RedirectError::from)?;
+        routing
+            .install(&netns, &interior, &self.record.pod.reroute_interfaces)
+            .await
+            .map_err(crate::redirect::RedirectError::from)?;
         self.addresses.store(Arc::new(interior.addresses.clone()));
         let routing = Arc::new(tokio::sync::Mutex::new(routing));
         self.served = Some(self.serve(parts, Arc::clone(&netns), listeners, rules, routing)?);
@@ -177,7 +196,14 @@ impl Enrolled {
         });
         place.handle().spawn(Arc::clone(&proxy).inbound(hbone, signal));
         let watcher = tokio::spawn(watch(Arc::clone(&routing), self.record.slot, parts.stirred.clone()));
-        Ok(Served { netns, proxy, trigger, watcher, rules, routing })
+        Ok(Served {
+            netns,
+            proxy,
+            trigger,
+            watcher,
+            rules,
+            routing,
+        })
     }
 
     fn guard(&mut self, parts: &Parts, interior: &Interior) -> Result<(), RegistryError> {
@@ -185,11 +211,26 @@ impl Enrolled {
         for link in &interior.links {
             parts.programs.guard(self.record.slot, &served.netns, link)?;
         }
-        for gone in self.links.iter().filter(|index| !interior.links.iter().any(|link| link.index == **index)) {
+        for gone in self
+            .links
+            .iter()
+            .filter(|index| !interior.links.iter().any(|link| link.index == **index))
+        {
             parts.programs.forget_link(self.record.slot, *gone)?;
         }
         self.links = interior.links.iter().map(|link| link.index).collect();
         Ok(())
+    }
+
+    /// Interfaces of the pod behind which guests sit, by index.
+    fn guests(&self, interior: &Interior) -> Vec<u32> {
+        let names = &self.record.pod.reroute_interfaces;
+        interior
+            .links
+            .iter()
+            .filter(|link| names.contains(&link.name))
+            .map(|link| link.index)
+            .collect()
     }
 
     /// Links or addresses may have changed.
@@ -203,15 +244,32 @@ impl Enrolled {
         if self.state == State::Enrolled {
             self.guard(parts, &interior)?;
         }
+        parts
+            .node
+            .maps()
+            .set_guest_interfaces(self.slot(), &self.guests(&interior))?;
         let old = self.addresses.load_full();
         if *old != interior.addresses {
             tracing::info!(pod = %self.record.pod.name, addresses = ?interior.addresses, "the pod's addresses changed");
-            parts.node.maps().set_addresses(self.slot(), &old, &interior.addresses)?;
+            if interior.primary_v4().is_none() && interior.primary_v6().is_none() && !interior.links.is_empty() {
+                tracing::error!(
+                    pod = %self.record.pod.name,
+                    "the pod's links lost all addresses: a sandbox (gVisor) may have taken them into a network stack of its own; \
+                     such a pod's traffic cannot be redirected, its SYNs are dropped"
+                );
+            }
+            parts
+                .node
+                .maps()
+                .set_addresses(self.slot(), &old, &interior.addresses)?;
             self.addresses.store(Arc::new(interior.addresses.clone()));
         }
         // Also when nothing changed: the kernel removes our route with the address it names as source.
         let routing = routing.lock().await;
-        routing.install(&netns, &interior).await.map_err(crate::redirect::RedirectError::from)?;
+        routing
+            .install(&netns, &interior, &self.record.pod.reroute_interfaces)
+            .await
+            .map_err(crate::redirect::RedirectError::from)?;
         Ok(())
     }
 
@@ -234,16 +292,16 @@ impl Enrolled {
     /// What the mesh says of plaintext to this pod. A pod the mesh does not know may have any policy: refused.
     fn wanted_flags(&self, mesh: &Snapshot, network: &str, addresses: &[IpAddr]) -> u32 {
         let required = self.record.pod.mtls_required.unwrap_or_else(|| {
-            self.workload(mesh)
+            self.workload(mesh, network)
                 .or_else(|| addresses.iter().find_map(|address| mesh.workload_at(network, *address)))
                 .is_none_or(|workload| policy::plaintext_refused(mesh, &workload))
         });
         if required { FLAG_MTLS_REQUIRED } else { 0 }
     }
 
-    fn workload(&self, mesh: &Snapshot) -> Option<Arc<Workload>> {
+    fn workload(&self, mesh: &Snapshot, network: &str) -> Option<Arc<Workload>> {
         let pod = &self.record.pod;
-        mesh.workload_of_pod(&pod.namespace, &pod.name, pod.service_account.as_deref())
+        mesh.workload_of_pod_in(network, &pod.namespace, &pod.name, pod.service_account.as_deref())
     }
 
     /// Redirects no new connections; what is open lives on, served, until `until`.
@@ -267,7 +325,10 @@ impl Enrolled {
     pub async fn take_out(mut self, parts: &Parts) -> Result<(), RegistryError> {
         if let Some(served) = self.served.take() {
             let routing = served.routing.lock().await;
-            routing.remove(&served.netns).await.map_err(crate::redirect::RedirectError::from)?;
+            routing
+                .remove(&served.netns)
+                .await
+                .map_err(crate::redirect::RedirectError::from)?;
         }
         self.forget(parts)
     }
@@ -276,13 +337,19 @@ impl Enrolled {
     pub fn let_go(&mut self, parts: &Parts) -> Result<(), RegistryError> {
         self.served = None;
         self.state = State::Lingering;
-        parts.keeper.release(&held_prefix(&self.record)).map_err(RegistryError::Keeper)
+        parts
+            .keeper
+            .release(&held_prefix(&self.record))
+            .map_err(RegistryError::Keeper)
     }
 
     /// Removes what the kernel and the disk hold of a pod that is gone.
     pub fn forget(mut self, parts: &Parts) -> Result<(), RegistryError> {
         self.served = None;
-        parts.keeper.release(&held_prefix(&self.record)).map_err(RegistryError::Keeper)?;
+        parts
+            .keeper
+            .release(&held_prefix(&self.record))
+            .map_err(RegistryError::Keeper)?;
         parts.node.maps().disarm(self.record.cookie)?;
         parts.programs.remove(self.slot())?;
         parts.node.maps().clear(self.slot())?;
@@ -302,7 +369,9 @@ impl Enrolled {
         let maps = parts.node.maps();
         let links = parts.programs.links(self.slot());
         let counted = maps.plaintext(self.slot());
-        let identity = self.workload(&parts.mesh.current()).and_then(|workload| workload.identity());
+        let identity = self
+            .workload(&parts.mesh.current(), &parts.network)
+            .and_then(|workload| workload.identity());
         PodStatus {
             namespace: self.record.pod.namespace.clone(),
             name: self.record.pod.name.clone(),
@@ -324,9 +393,16 @@ impl Enrolled {
     }
 }
 
+/// Kata Containers names the tap of its virtual machine so (`tap0_kata`, virtcontainers).
+fn is_sandbox(interface: &str) -> bool {
+    interface.ends_with("_kata")
+}
+
 /// Tells the registry when links or addresses of a pod may have changed.
 async fn watch(routing: Arc<tokio::sync::Mutex<PodRouting>>, slot: u32, stirred: mpsc::Sender<Stirred>) {
-    let Some(mut changes) = routing.lock().await.take_changes() else { return };
+    let Some(mut changes) = routing.lock().await.take_changes() else {
+        return;
+    };
     while changes.recv().await.is_some() {
         if stirred.send(Stirred { slot }).await.is_err() {
             return;

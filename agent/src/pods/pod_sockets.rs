@@ -44,6 +44,8 @@ impl Sockets for PodSockets {
 
     fn original_destination(&self, accepted: &TcpStream) -> io::Result<SocketAddr> {
         // The listener serves both families, so that IPv4 comes as IPv4-mapped.
-        accepted.local_addr().map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()))
+        accepted
+            .local_addr()
+            .map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 }

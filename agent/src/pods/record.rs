@@ -40,7 +40,11 @@ impl Records {
     /// Makes `RUN_DIR/pods`.
     pub fn open(run_directory: &Path) -> Result<Self, RecordError> {
         let path = run_directory.join("pods");
-        fs::create_dir_all(&path).map_err(|cause| RecordError { step: "making", path: path.clone(), cause })?;
+        fs::create_dir_all(&path).map_err(|cause| RecordError {
+            step: "making",
+            path: path.clone(),
+            cause,
+        })?;
         Ok(Self(path))
     }
 
@@ -48,18 +52,26 @@ impl Records {
     pub fn write(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path(record.slot);
         let fresh = path.with_extension("new");
-        let failed = |cause| RecordError { step: "writing", path: path.clone(), cause };
+        let failed = |cause| RecordError {
+            step: "writing",
+            path: path.clone(),
+            cause,
+        };
         let text = serde_json::to_vec_pretty(record).map_err(|error| failed(error.into()))?;
-        fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path)).map_err(failed)
+        fs::write(&fresh, text)
+            .and_then(|()| fs::rename(&fresh, &path))
+            .map_err(failed)
     }
 
     /// Removes one. Nothing there is no error.
     pub fn remove(&self, slot: u32) -> Result<(), RecordError> {
         let path = self.path(slot);
         match fs::remove_file(&path) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-                Err(RecordError { step: "removing", path, cause })
-            }
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(RecordError {
+                step: "removing",
+                path,
+                cause,
+            }),
             _ => Ok(()),
         }
     }
@@ -67,7 +79,9 @@ impl Records {
     /// All that can be read. One that cannot is reported and left for an operator to look at.
     pub fn read_all(&self) -> Vec<Record> {
         let entries = fs::read_dir(&self.0).into_iter().flatten().filter_map(Result::ok);
-        let files = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "json"));
+        let files = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|end| end == "json"));
         files
             .filter_map(|path| {
                 let read = fs::read(&path).map_err(|error| error.to_string());
@@ -99,8 +113,14 @@ mod tests {
             service_account: None,
             netns: "/run/netns/x".into(),
             mtls_required: Some(true),
+            reroute_interfaces: vec!["eth1".into()],
         };
-        Record { slot, cookie: 77, generation: "g".into(), pod }
+        Record {
+            slot,
+            cookie: 77,
+            generation: "g".into(),
+            pod,
+        }
     }
 
     #[test]

@@ -55,6 +55,11 @@ pub enum RegistryError {
     /// The node's own namespace.
     #[error("{0} is the network namespace of the node itself; pods with hostNetwork are not enrolled")]
     HostNetwork(String),
+    /// The pod's traffic does not come from sockets of this kernel.
+    #[error(
+        "the pod runs in a sandbox with a network stack of its own (interface {0}); its traffic cannot be redirected and it is not enrolled"
+    )]
+    Sandboxed(String),
     /// Two pods, one namespace.
     #[error("network namespace {netns} is enrolled already, as pod {other}; release that one first")]
     Taken {
@@ -137,7 +142,9 @@ impl Pods {
     /// Releases a pod.
     pub async fn release(&self, uid: String) -> Response {
         let (answer, answered) = oneshot::channel();
-        self.ask(Ask::Release(uid, answer), answered).await.unwrap_or_else(ending)
+        self.ask(Ask::Release(uid, answer), answered)
+            .await
+            .unwrap_or_else(ending)
     }
 
     /// What is held now; nothing when the agent ends.
@@ -161,7 +168,10 @@ impl Pods {
 }
 
 fn ending() -> Response {
-    Response::Refused { reason: "the agent is ending; ask its successor".to_owned(), retriable: true }
+    Response::Refused {
+        reason: "the agent is ending; ask its successor".to_owned(),
+        retriable: true,
+    }
 }
 
 /// The task's state.
@@ -182,7 +192,14 @@ impl Registry {
         mut held: HashMap<String, OwnedFd>,
     ) -> (Self, Pods) {
         let (sender, asks) = mpsc::channel(64);
-        let mut registry = Self { parts, pods: HashMap::new(), asks, stirred, retried: Instant::now(), draining: None };
+        let mut registry = Self {
+            parts,
+            pods: HashMap::new(),
+            asks,
+            stirred,
+            retried: Instant::now(),
+            draining: None,
+        };
         for record in registry.parts.records.read_all() {
             let listeners = take_held(&mut held, &record);
             registry.adopt_one(record, listeners).await;
@@ -194,7 +211,9 @@ impl Registry {
     async fn adopt_one(&mut self, mut record: Record, held: Option<Listeners>) {
         let slot = record.slot;
         let name = record.pod.name.clone();
-        let same = Netns::open(&record.pod.netns).ok().filter(|netns| netns.cookie() == record.cookie);
+        let same = Netns::open(&record.pod.netns)
+            .ok()
+            .filter(|netns| netns.cookie() == record.cookie);
         let generation = self.parts.node.pins().generation().to_owned();
         let Some(netns) = same else {
             let pod = Enrolled::remembered(record, State::Lingering);
@@ -226,7 +245,12 @@ impl Registry {
         }
         for slot in pinned.into_iter().filter(|slot| !known.contains(slot)) {
             tracing::warn!(slot, "removing pins that no record tells of");
-            report(self.parts.programs.remove(slot).and_then(|()| self.parts.node.maps().clear(slot)));
+            report(
+                self.parts
+                    .programs
+                    .remove(slot)
+                    .and_then(|()| self.parts.node.maps().clear(slot)),
+            );
         }
     }
 
@@ -290,10 +314,21 @@ impl Registry {
         if netns.cookie() == self.parts.node_cookie {
             return Err(RegistryError::HostNetwork(path));
         }
-        if let Some(other) = self.pods.values().find(|other| other.record.cookie == netns.cookie() && other.record.pod.uid != pod.uid) {
-            return Err(RegistryError::Taken { netns: path, other: other.record.pod.uid.clone() });
+        if let Some(other) = self
+            .pods
+            .values()
+            .find(|other| other.record.cookie == netns.cookie() && other.record.pod.uid != pod.uid)
+        {
+            return Err(RegistryError::Taken {
+                netns: path,
+                other: other.record.pod.uid.clone(),
+            });
         }
-        let known = self.pods.values().find(|known| known.record.pod.uid == pod.uid).map(|known| (known.slot(), known.record.cookie));
+        let known = self
+            .pods
+            .values()
+            .find(|known| known.record.pod.uid == pod.uid)
+            .map(|known| (known.slot(), known.record.cookie));
         match known {
             Some((slot, cookie)) if cookie == netns.cookie() => self.enrol_again(slot, pod, netns).await,
             Some((slot, _)) => {
@@ -311,7 +346,9 @@ impl Registry {
     }
 
     async fn enrol_again(&mut self, slot: u32, asked: Enrol, netns: Netns) -> Result<(), RegistryError> {
-        let Some(pod) = self.pods.get_mut(&slot) else { return Ok(()) };
+        let Some(pod) = self.pods.get_mut(&slot) else {
+            return Ok(());
+        };
         pod.record.pod = asked;
         self.parts.records.write(&pod.record)?;
         match pod.state {
@@ -327,7 +364,12 @@ impl Registry {
             .ok_or(RegistryError::Full(self.pods.len()))?;
         let began = Instant::now();
         let generation = self.parts.node.pins().generation().to_owned();
-        let record = Record { slot, cookie: netns.cookie(), generation, pod };
+        let record = Record {
+            slot,
+            cookie: netns.cookie(),
+            generation,
+            pod,
+        };
         self.parts.records.write(&record)?;
         let name = record.pod.name.clone();
         let mut enrolled = Enrolled::remembered(record, State::Unserved);
@@ -347,7 +389,9 @@ impl Registry {
 
     fn release(&mut self, uid: &str) -> Result<(), RegistryError> {
         let until = Instant::now() + self.parts.release_deadline;
-        let Some(pod) = self.pods.values_mut().find(|pod| pod.record.pod.uid == uid) else { return Ok(()) };
+        let Some(pod) = self.pods.values_mut().find(|pod| pod.record.pod.uid == uid) else {
+            return Ok(());
+        };
         match pod.state {
             State::Enrolled | State::Unserved => pod.release(&self.parts, until),
             State::Draining { .. } | State::Lingering => Ok(()),
@@ -359,7 +403,11 @@ impl Registry {
             && pod.has_its_path()
             && let Err(error) = pod.refresh(&self.parts).await
         {
-            tracing::error!(slot, error = chain(&error), "the pod's links or addresses could not be followed");
+            tracing::error!(
+                slot,
+                error = chain(&error),
+                "the pod's links or addresses could not be followed"
+            );
         }
     }
 
@@ -426,7 +474,10 @@ impl Registry {
     }
 
     fn survey(&self) -> Survey {
-        let mut survey = Survey { verdicts: self.parts.node.maps().verdicts(0), ..Survey::default() };
+        let mut survey = Survey {
+            verdicts: self.parts.node.maps().verdicts(0),
+            ..Survey::default()
+        };
         for pod in self.pods.values() {
             let status = pod.status(&self.parts);
             for (name, count) in &status.verdicts {
@@ -444,7 +495,10 @@ fn take_held(held: &mut HashMap<String, OwnedFd>, record: &Record) -> Option<Lis
     let prefix = held_prefix(record);
     let outbound = held.remove(&format!("{prefix}outbound"))?;
     let hbone = held.remove(&format!("{prefix}hbone"))?;
-    Some(Listeners { outbound: outbound.into(), hbone: hbone.into() })
+    Some(Listeners {
+        outbound: outbound.into(),
+        hbone: hbone.into(),
+    })
 }
 
 fn respond(uid: &str, outcome: Result<(), RegistryError>) -> Response {
@@ -453,7 +507,7 @@ fn respond(uid: &str, outcome: Result<(), RegistryError>) -> Response {
         Err(error) => {
             let reason = chain(&error);
             tracing::warn!(uid, reason, "refused");
-            let retriable = !matches!(error, RegistryError::HostNetwork(_));
+            let retriable = !matches!(error, RegistryError::HostNetwork(_) | RegistryError::Sandboxed(_));
             Response::Refused { reason, retriable }
         }
     }

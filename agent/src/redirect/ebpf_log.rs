@@ -13,7 +13,10 @@ const EVERY: Duration = Duration::from_millis(50);
 /// Reads until the runtime ends.
 pub fn follow(node: &NodePrograms) -> io::Result<()> {
     let Some((_, _, program)) = node.links().into_iter().next() else {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "no program of the node is attached"));
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "no program of the node is attached",
+        ));
     };
     let mut ring = EbpfLogger::init_from_id(program).map_err(io::Error::other)?;
     tokio::spawn(async move {

@@ -1,5 +1,8 @@
 //! The few kernel calls no crate wraps.
-#![expect(unsafe_code, reason = "SO_NETNS_COOKIE, IP_LOCAL_PORT_RANGE, bpf(BPF_OBJ_GET) and bpf(BPF_OBJ_GET_INFO_BY_FD) have no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "SO_NETNS_COOKIE, IP_LOCAL_PORT_RANGE, bpf(BPF_OBJ_GET) and bpf(BPF_OBJ_GET_INFO_BY_FD) have no safe wrapper"
+)]
 
 use std::{
     ffi::CString,
@@ -32,7 +35,11 @@ pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
             &raw mut length,
         )
     };
-    if done == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// linux/in.h (Linux 6.3).
@@ -44,9 +51,19 @@ pub(super) fn limit_local_ports(socket: BorrowedFd<'_>, ports: &std::ops::RangeI
     let length = libc::socklen_t::try_from(mem::size_of::<u32>()).map_err(io::Error::other)?;
     // SAFETY: the kernel reads `length` bytes, which is what `range` has.
     let done = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, (&raw const range).cast(), length)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            IP_LOCAL_PORT_RANGE,
+            (&raw const range).cast(),
+            length,
+        )
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// The head of `struct bpf_link_info`: what is common, then what a netns or tcx link says of its target.
@@ -102,20 +119,40 @@ pub(super) fn inspect(pin: &Path) -> io::Result<KernelLink> {
     // SAFETY: the attribute is of the size given, and the kernel writes at most `length` bytes to `info`, which lives
     // until the call returns.
     let done = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const request, mem::size_of::<InfoRequest>())
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw const request,
+            mem::size_of::<InfoRequest>(),
+        )
     };
     if done != 0 {
         return Err(io::Error::last_os_error());
     }
     let bound = matches!(info.kind, BPF_LINK_TYPE_NETNS | BPF_LINK_TYPE_TCX);
-    Ok(KernelLink { id: info.id, program_id: info.program_id, attached: !bound || info.target != 0 })
+    Ok(KernelLink {
+        id: info.id,
+        program_id: info.program_id,
+        attached: !bound || info.target != 0,
+    })
 }
 
 fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let request = GetRequest { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    let request = GetRequest {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
     // SAFETY: the attribute is of the size given and names a string that lives until the call returns.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const request, mem::size_of::<GetRequest>()) };
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET,
+            &raw const request,
+            mem::size_of::<GetRequest>(),
+        )
+    };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

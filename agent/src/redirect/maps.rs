@@ -8,13 +8,23 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, SkStorage, SockMap};
-use isthmus_abi::{LISTENERS, MAX_SLOTS, Plaintext, Pod, PodAddress, Rules, Verdict};
+use isthmus_abi::{GuestInterface, LISTENERS, MAX_SLOTS, Plaintext, Pod, PodAddress, Rules, Verdict};
 
 use super::{Pins, RedirectError};
 
 /// Every map the programs share, by name; the log ring is aya-log's.
-pub const NAMES: [&str; 10] = [
-    "PODS", "OURS", "SOCKETS", "RULES", "ADDRESSES", "ENROLLED", "PROBES", "VERDICTS", "PLAINTEXT", "AYA_LOGS",
+pub const NAMES: [&str; 11] = [
+    "PODS",
+    "OURS",
+    "SOCKETS",
+    "RULES",
+    "ADDRESSES",
+    "ENROLLED",
+    "REROUTED",
+    "PROBES",
+    "VERDICTS",
+    "PLAINTEXT",
+    "AYA_LOGS",
 ];
 
 /// Handles to the maps of one generation. Used by the control side only, but for [`OwnSockets`].
@@ -29,6 +39,7 @@ struct Tables {
     rules: Array<MapData, Rules>,
     addresses: HashMap<MapData, PodAddress, u32>,
     enrolled: HashMap<MapData, [u8; 16], u32>,
+    rerouted: HashMap<MapData, GuestInterface, u32>,
     verdicts: Array<MapData, u64>,
     plaintext: Array<MapData, Plaintext>,
 }
@@ -42,10 +53,14 @@ impl Maps {
             rules: open(pins, "RULES", Map::Array)?,
             addresses: open(pins, "ADDRESSES", Map::HashMap)?,
             enrolled: open(pins, "ENROLLED", Map::HashMap)?,
+            rerouted: open(pins, "REROUTED", Map::HashMap)?,
             verdicts: open(pins, "VERDICTS", Map::Array)?,
             plaintext: open(pins, "PLAINTEXT", Map::Array)?,
         };
-        Ok(Self { pins: pins.clone(), tables: Mutex::new(tables) })
+        Ok(Self {
+            pins: pins.clone(),
+            tables: Mutex::new(tables),
+        })
     }
 
     /// A handle that can mark sockets as the agent's own, and nothing else.
@@ -55,7 +70,8 @@ impl Maps {
 
     /// Redirects the connects of the namespace from now on.
     pub fn arm(&self, cookie: u64, slot: u32) -> Result<(), RedirectError> {
-        self.with(|tables| tables.pods.insert(cookie, Pod { slot }, 0)).map_err(failed("PODS", "arming a pod"))
+        self.with(|tables| tables.pods.insert(cookie, Pod { slot }, 0))
+            .map_err(failed("PODS", "arming a pod"))
     }
 
     /// Redirects no new connects of the namespace.
@@ -65,12 +81,19 @@ impl Maps {
 
     /// Cookies of armed namespaces and their slots.
     pub fn armed(&self) -> Vec<(u64, u32)> {
-        self.with(|tables| tables.pods.iter().filter_map(|entry| entry.ok().map(|(cookie, pod)| (cookie, pod.slot))).collect())
+        self.with(|tables| {
+            tables
+                .pods
+                .iter()
+                .filter_map(|entry| entry.ok().map(|(cookie, pod)| (cookie, pod.slot)))
+                .collect()
+        })
     }
 
     /// Sets what `claim` decides by.
     pub fn set_rules(&self, slot: u32, rules: Rules) -> Result<(), RedirectError> {
-        self.with(|tables| tables.rules.set(slot, rules, 0)).map_err(failed("RULES", "setting a pod's rules"))
+        self.with(|tables| tables.rules.set(slot, rules, 0))
+            .map_err(failed("RULES", "setting a pod's rules"))
     }
 
     /// Hands SYNs to a listener. The entry goes when the last descriptor of the listener is closed.
@@ -98,6 +121,22 @@ impl Maps {
         .map_err(failed("ADDRESSES", "changing a pod's addresses (is the map full?)"))
     }
 
+    /// Makes these the pod's interfaces behind which guests sit.
+    pub fn set_guest_interfaces(&self, slot: u32, interfaces: &[u32]) -> Result<(), RedirectError> {
+        self.with(|tables| {
+            let keys = tables.rerouted.keys().filter_map(Result::ok);
+            let gone: Vec<_> = keys
+                .filter(|key| key.slot == slot && !interfaces.contains(&key.index))
+                .collect();
+            for interface in gone {
+                absent_is_fine(tables.rerouted.remove(&interface))?;
+            }
+            let mut wanted = interfaces.iter().map(|index| GuestInterface { slot, index: *index });
+            wanted.try_for_each(|interface| tables.rerouted.insert(interface, slot, 0))
+        })
+        .map_err(failed("REROUTED", "noting a pod's guest interfaces (is the map full?)"))
+    }
+
     /// Addresses noted for a slot.
     pub fn addresses(&self, slot: u32) -> Vec<IpAddr> {
         self.with(|tables| {
@@ -115,6 +154,7 @@ impl Maps {
     pub fn clear(&self, slot: u32) -> Result<(), RedirectError> {
         let addresses = self.addresses(slot);
         self.set_addresses(slot, &addresses, &[])?;
+        self.set_guest_interfaces(slot, &[])?;
         self.set_rules(slot, Rules::default())?;
         self.with(|tables| {
             for verdict in Verdict::ALL {
@@ -131,7 +171,10 @@ impl Maps {
             Verdict::ALL
                 .iter()
                 .filter_map(|verdict| {
-                    let count = tables.verdicts.get(&(slot * Verdict::COUNT + *verdict as u32), 0).ok()?;
+                    let count = tables
+                        .verdicts
+                        .get(&(slot * Verdict::COUNT + *verdict as u32), 0)
+                        .ok()?;
                     (count > 0).then(|| (verdict.name().to_owned(), count))
                 })
                 .collect()
@@ -155,7 +198,8 @@ impl OwnSockets {
     /// Marks one. It must be done before its connect().
     pub fn own(&self, socket: &impl AsRawFd) -> Result<(), RedirectError> {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        map.insert(socket, 1u8, 0).map_err(failed("OURS", "marking a socket of the agent"))
+        map.insert(socket, 1u8, 0)
+            .map_err(failed("OURS", "marking a socket of the agent"))
     }
 }
 
@@ -189,5 +233,9 @@ fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
 }
 
 fn failed(map: &'static str, step: &'static str) -> impl FnOnce(MapError) -> RedirectError {
-    move |cause| RedirectError::Map { map, step, cause: Box::new(cause) }
+    move |cause| RedirectError::Map {
+        map,
+        step,
+        cause: Box::new(cause),
+    }
 }

@@ -53,14 +53,25 @@ pub struct Netns {
 impl Netns {
     /// Opens the namespace at a path such as `/run/netns/NAME` or `/proc/PID/ns/net`.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
-        let open = |cause| NetnsError::Open { path: path.to_owned(), cause };
+        let open = |cause| NetnsError::Open {
+            path: path.to_owned(),
+            cause,
+        };
         let file = File::open(path).map_err(open)?;
         let metadata = file.metadata().map_err(open)?;
-        let mut netns = Self { file, path: path.to_owned(), inode: (metadata.dev(), metadata.ino()), cookie: 0 };
+        let mut netns = Self {
+            file,
+            path: path.to_owned(),
+            inode: (metadata.dev(), metadata.ino()),
+            cookie: 0,
+        };
         netns.cookie = netns
             .run(netns_cookie)
             .and_then(|cookie| cookie)
-            .map_err(|cause| NetnsError::Enter { path: path.to_owned(), cause })?;
+            .map_err(|cause| NetnsError::Enter {
+                path: path.to_owned(),
+                cause,
+            })?;
         Ok(netns)
     }
 

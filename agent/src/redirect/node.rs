@@ -6,8 +6,7 @@ use std::{fs::File, path::Path};
 use aya::{
     EbpfLoader,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, SockOps,
-        SchedClassifier,
+        CgroupAttachMode, CgroupSockAddr, SchedClassifier, SockOps,
         links::{FdLink, PinnedLink},
     },
 };
@@ -45,8 +44,15 @@ impl NodePrograms {
         let pins = ground.pins.clone();
         let object = objects::node()?;
         // The last that is pinned, so that a generation which has it is whole.
-        if LINKS.iter().all(|program| PinnedLink::from_pin(pins.node_link(program)).is_ok()) {
-            return Ok(Self { maps: Maps::open(&pins)?, pins, adopted: true });
+        if LINKS
+            .iter()
+            .all(|program| PinnedLink::from_pin(pins.node_link(program)).is_ok())
+        {
+            return Ok(Self {
+                maps: Maps::open(&pins)?,
+                pins,
+                adopted: true,
+            });
         }
         // A half-made generation has armed nothing yet.
         Pins::remove(&pins.directory())?;
@@ -60,14 +66,23 @@ impl NodePrograms {
             .override_global("NODE_COOKIE", &cookie, true)
             .override_global(aya_log::LEVEL, &level, false)
             .load(object)
-            .map_err(|cause| RedirectError::Load { object: "node", cause: Box::new(cause) })?;
+            .map_err(|cause| RedirectError::Load {
+                object: "node",
+                cause: Box::new(cause),
+            })?;
         let cgroup = File::open(ground.cgroup).map_err(|cause| RedirectError::Path {
             what: "opening the cgroup2 root",
             path: ground.cgroup.to_owned(),
             cause,
         })?;
         for name in GUARDS {
-            let failed = |step| move |cause| RedirectError::Program { program: name, step, cause };
+            let failed = |step| {
+                move |cause| RedirectError::Program {
+                    program: name,
+                    step,
+                    cause,
+                }
+            };
             let program: &mut SchedClassifier = loaded
                 .program_mut(name)
                 .ok_or(RedirectError::NoObjects)?
@@ -75,27 +90,48 @@ impl NodePrograms {
                 .map_err(boxed)
                 .map_err(failed("reading"))?;
             program.load().map_err(boxed).map_err(failed("loading"))?;
-            program.pin(pins.program(name)).map_err(boxed).map_err(failed("pinning"))?;
+            program
+                .pin(pins.program(name))
+                .map_err(boxed)
+                .map_err(failed("pinning"))?;
         }
         for name in LINKS {
-            let failed = |step| move |cause| RedirectError::Program { program: name, step, cause };
+            let failed = |step| {
+                move |cause| RedirectError::Program {
+                    program: name,
+                    step,
+                    cause,
+                }
+            };
             let program = loaded.program_mut(name).ok_or(RedirectError::NoObjects)?;
             let link: FdLink = if name == "probes" {
                 let program: &mut SockOps = program.try_into().map_err(boxed).map_err(failed("reading"))?;
                 program.load().map_err(boxed).map_err(failed("loading"))?;
-                let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(boxed).map_err(failed("attaching"))?;
+                let id = program
+                    .attach(&cgroup, CgroupAttachMode::Single)
+                    .map_err(boxed)
+                    .map_err(failed("attaching"))?;
                 let link = program.take_link(id).map_err(boxed).map_err(failed("attaching"))?;
                 link.try_into().map_err(boxed).map_err(failed("attaching"))?
             } else {
                 let program: &mut CgroupSockAddr = program.try_into().map_err(boxed).map_err(failed("reading"))?;
                 program.load().map_err(boxed).map_err(failed("loading"))?;
-                let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(boxed).map_err(failed("attaching"))?;
+                let id = program
+                    .attach(&cgroup, CgroupAttachMode::Single)
+                    .map_err(boxed)
+                    .map_err(failed("attaching"))?;
                 let link = program.take_link(id).map_err(boxed).map_err(failed("attaching"))?;
                 link.try_into().map_err(boxed).map_err(failed("attaching"))?
             };
-            link.pin(pins.node_link(name)).map_err(boxed).map_err(failed("pinning"))?;
+            link.pin(pins.node_link(name))
+                .map_err(boxed)
+                .map_err(failed("pinning"))?;
         }
-        Ok(Self { maps: Maps::open(&pins)?, pins, adopted: false })
+        Ok(Self {
+            maps: Maps::open(&pins)?,
+            pins,
+            adopted: false,
+        })
     }
 
     /// The maps of this generation.
@@ -127,7 +163,10 @@ impl NodePrograms {
 
     /// Removes generations of other programs. Call it when every pod is armed in this one.
     pub fn remove_other_generations(&self) -> Result<(), RedirectError> {
-        self.pins.other_generations().iter().try_for_each(|directory| Pins::remove(directory))
+        self.pins
+            .other_generations()
+            .iter()
+            .try_for_each(|directory| Pins::remove(directory))
     }
 }
 
@@ -143,6 +182,8 @@ pub(super) fn log_level(on: bool) -> u8 {
     if on { 4 } else { 0 }
 }
 
-pub(super) fn boxed<E: std::error::Error + Send + Sync + 'static>(error: E) -> Box<dyn std::error::Error + Send + Sync> {
+pub(super) fn boxed<E: std::error::Error + Send + Sync + 'static>(
+    error: E,
+) -> Box<dyn std::error::Error + Send + Sync> {
     Box::new(error)
 }

@@ -9,12 +9,20 @@ static POD: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod.b
 
 /// The object of the node's programs.
 pub fn node() -> Result<&'static [u8], RedirectError> {
-    if NODE.is_empty() { Err(RedirectError::NoObjects) } else { Ok(NODE) }
+    if NODE.is_empty() {
+        Err(RedirectError::NoObjects)
+    } else {
+        Ok(NODE)
+    }
 }
 
 /// The object of a pod's programs.
 pub fn pod() -> Result<&'static [u8], RedirectError> {
-    if POD.is_empty() { Err(RedirectError::NoObjects) } else { Ok(POD) }
+    if POD.is_empty() {
+        Err(RedirectError::NoObjects)
+    } else {
+        Ok(POD)
+    }
 }
 
 /// Names the programs and the layout of their maps: other bytes, other generation. Fits a bpffs file name.

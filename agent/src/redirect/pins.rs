@@ -17,7 +17,10 @@ pub struct Pins {
 impl Pins {
     /// `bpffs` is a directory on a BPF file system, `node` a node name. bpffs refuses dots in names.
     pub fn new(bpffs: &Path, node: &str, generation: String) -> Self {
-        Self { node: bpffs.join(node.replace('.', "_")), generation }
+        Self {
+            node: bpffs.join(node.replace('.', "_")),
+            generation,
+        }
     }
 
     /// Directory of this generation.
@@ -62,15 +65,21 @@ impl Pins {
 
     /// Makes a directory and its parents.
     pub fn make(path: &Path) -> Result<(), RedirectError> {
-        fs::create_dir_all(path).map_err(|cause| RedirectError::Path { what: "making", path: path.to_owned(), cause })
+        fs::create_dir_all(path).map_err(|cause| RedirectError::Path {
+            what: "making",
+            path: path.to_owned(),
+            cause,
+        })
     }
 
     /// Removes a directory and all that is pinned in it. Nothing there is no error.
     pub fn remove(path: &Path) -> Result<(), RedirectError> {
         match fs::remove_dir_all(path) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-                Err(RedirectError::Path { what: "removing", path: path.to_owned(), cause })
-            }
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(RedirectError::Path {
+                what: "removing",
+                path: path.to_owned(),
+                cause,
+            }),
             _ => Ok(()),
         }
     }
@@ -78,26 +87,38 @@ impl Pins {
     /// Removes one pin. Nothing there is no error.
     pub fn remove_file(path: &Path) -> Result<(), RedirectError> {
         match fs::remove_file(path) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-                Err(RedirectError::Path { what: "removing", path: path.to_owned(), cause })
-            }
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(RedirectError::Path {
+                what: "removing",
+                path: path.to_owned(),
+                cause,
+            }),
             _ => Ok(()),
         }
     }
 
     /// Slots that have a directory in this generation.
     pub fn pods(&self) -> Vec<u32> {
-        names(&self.directory()).iter().filter_map(|name| name.strip_prefix("pod_")?.parse().ok()).collect()
+        names(&self.directory())
+            .iter()
+            .filter_map(|name| name.strip_prefix("pod_")?.parse().ok())
+            .collect()
     }
 
     /// Interfaces of a pod that are guarded.
     pub fn guards(&self, slot: u32) -> Vec<u32> {
-        names(&self.pod(slot)).iter().filter_map(|name| name.strip_prefix("link_guard_")?.parse().ok()).collect()
+        names(&self.pod(slot))
+            .iter()
+            .filter_map(|name| name.strip_prefix("link_guard_")?.parse().ok())
+            .collect()
     }
 
     /// Directories of other generations of this node.
     pub fn other_generations(&self) -> Vec<PathBuf> {
-        names(&self.node).into_iter().filter(|name| *name != self.generation).map(|name| self.node.join(name)).collect()
+        names(&self.node)
+            .into_iter()
+            .filter(|name| *name != self.generation)
+            .map(|name| self.node.join(name))
+            .collect()
     }
 }
 

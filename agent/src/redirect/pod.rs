@@ -7,16 +7,12 @@ use std::{
 
 use aya::{
     EbpfLoader,
-    programs::{
-        LinkOrder, SchedClassifier, SkLookup, TcAttachType,
-        links::FdLink,
-        tc::TcAttachOptions,
-    },
+    programs::{LinkOrder, SchedClassifier, SkLookup, TcAttachType, links::FdLink, tc::TcAttachOptions},
 };
 use isthmus_abi::MAX_SLOTS;
 
 use super::{
-    Netns, Pins, RedirectError,
+    Netns, Pins, RedirectError, grace,
     kernel_calls::{self, KernelLink},
     node::{boxed, log_level, share_maps},
     objects,
@@ -73,7 +69,10 @@ impl PodPrograms {
         share_maps(&mut loader, pins);
         let level = LOG_LEVELS.iter().find(|level| **level == log_level(log)).unwrap_or(&0);
         loader.override_global(aya_log::LEVEL, level, false);
-        Self { pins: pins.clone(), loader: Mutex::new(loader) }
+        Self {
+            pins: pins.clone(),
+            loader: Mutex::new(loader),
+        }
     }
 
     /// Loads `claim` for a slot, attaches and pins it.
@@ -85,15 +84,27 @@ impl PodPrograms {
         let directory = self.pins.pod(slot);
         Pins::remove(&directory)?;
         Pins::make(&directory)?;
-        let slot_constant = usize::try_from(slot).ok().and_then(|slot| SLOTS.get(slot)).ok_or(RedirectError::NoObjects)?;
+        let slot_constant = usize::try_from(slot)
+            .ok()
+            .and_then(|slot| SLOTS.get(slot))
+            .ok_or(RedirectError::NoObjects)?;
         let mut object = {
             let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
             loader
                 .override_global("POD_SLOT", slot_constant, true)
                 .load(objects::pod()?)
-                .map_err(|cause| RedirectError::Load { object: "pod", cause: Box::new(cause) })?
+                .map_err(|cause| RedirectError::Load {
+                    object: "pod",
+                    cause: Box::new(cause),
+                })?
         };
-        let failed = |step| move |cause| RedirectError::Program { program: "claim", step, cause };
+        let failed = |step| {
+            move |cause| RedirectError::Program {
+                program: "claim",
+                step,
+                cause,
+            }
+        };
         let claim: &mut SkLookup = object
             .program_mut("claim")
             .ok_or(RedirectError::NoObjects)?
@@ -101,9 +112,15 @@ impl PodPrograms {
             .map_err(boxed)
             .map_err(failed("reading"))?;
         claim.load().map_err(boxed).map_err(failed("loading"))?;
-        let id = claim.attach(netns.as_fd()).map_err(boxed).map_err(failed("attaching"))?;
+        let id = claim
+            .attach(netns.as_fd())
+            .map_err(boxed)
+            .map_err(failed("attaching"))?;
         let taken = claim.take_link(id).map_err(boxed).map_err(failed("attaching"))?;
-        FdLink::from(taken).pin(self.pins.claim(slot)).map_err(boxed).map_err(failed("pinning"))?;
+        FdLink::from(taken)
+            .pin(self.pins.claim(slot))
+            .map_err(boxed)
+            .map_err(failed("pinning"))?;
         Ok(())
     }
 
@@ -117,9 +134,17 @@ impl PodPrograms {
             None => {}
         }
         let name = if link.ethernet { "guard_ether" } else { "guard_ip" };
-        let failed = |step| move |cause| RedirectError::Program { program: name, step, cause };
-        let mut program =
-            SchedClassifier::from_pin(self.pins.program(name)).map_err(boxed).map_err(failed("opening its pin"))?;
+        let failed = |step| {
+            move |cause| RedirectError::Program {
+                program: name,
+                step,
+                cause,
+            }
+        };
+        let mut program = SchedClassifier::from_pin(self.pins.program(name))
+            .map_err(boxed)
+            .map_err(failed("opening its pin"))?;
+        let short = grace::Short::begin();
         let attached = netns
             .run(|| {
                 program.attach_with_options(
@@ -130,16 +155,25 @@ impl PodPrograms {
             })
             .map_err(boxed)
             .map_err(failed("entering the pod"))?;
+        drop(short);
         let id = attached.map_err(boxed).map_err(failed("attaching to a link"))?;
-        let taken = program.take_link(id).map_err(boxed).map_err(failed("attaching to a link"))?;
-        let fd_link = FdLink::try_from(taken).map_err(boxed).map_err(failed("attaching to a link"))?;
+        let taken = program
+            .take_link(id)
+            .map_err(boxed)
+            .map_err(failed("attaching to a link"))?;
+        let fd_link = FdLink::try_from(taken)
+            .map_err(boxed)
+            .map_err(failed("attaching to a link"))?;
         fd_link.pin(&pin).map_err(boxed).map_err(failed("pinning"))?;
         Ok(())
     }
 
     /// Takes the guards off the pod's links.
     pub fn unguard(&self, slot: u32) -> Result<(), RedirectError> {
-        self.pins.guards(slot).into_iter().try_for_each(|interface| Pins::remove_file(&self.pins.guard(slot, interface)))
+        self.pins
+            .guards(slot)
+            .into_iter()
+            .try_for_each(|interface| Pins::remove_file(&self.pins.guard(slot, interface)))
     }
 
     /// Removes the guard's pin of an interface that is gone.
@@ -162,12 +196,20 @@ impl PodPrograms {
 
     /// The pod's links.
     pub fn links(&self, slot: u32) -> Vec<PodLink> {
-        let guards = self.pins.guards(slot).into_iter().map(|index| (format!("guard_{index}"), self.pins.guard(slot, index)));
+        let guards = self
+            .pins
+            .guards(slot)
+            .into_iter()
+            .map(|index| (format!("guard_{index}"), self.pins.guard(slot, index)));
         guards
             .chain([("claim".to_owned(), self.pins.claim(slot))])
             .filter_map(|(name, pin)| {
                 let found = inspect(&pin)?;
-                Some(PodLink { name, id: found.id, program_id: found.program_id })
+                Some(PodLink {
+                    name,
+                    id: found.id,
+                    program_id: found.program_id,
+                })
             })
             .collect()
     }

@@ -11,12 +11,15 @@ use std::{
 use futures_util::TryStreamExt as _;
 use isthmus_abi::{LOOPBACK_IFINDEX, MARK_IN, MARK_OUT, ROUTE_PROTOCOL, RULE_PRIORITY, TABLE};
 use netlink_packet_route::{
+    IpProtocol,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{LinkAttribute, LinkLayerType, LinkMessage},
     route::{RouteProtocol, RouteScope, RouteType},
     rule::{RuleAction, RuleAttribute, RuleMessage},
 };
-use rtnetlink::{Handle, IpVersion, LinkUnspec, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
+use rtnetlink::{
+    Handle, IpVersion, LinkUnspec, MulticastGroup, RouteMessageBuilder, RuleAddRequest, new_multicast_connection,
+};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::Netns;
@@ -101,7 +104,11 @@ impl Drop for PodRouting {
 impl PodRouting {
     /// Opens the socket; needs a tokio runtime.
     pub fn open(netns: &Netns) -> Result<Self, RoutingError> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ];
         let (connection, handle, mut messages) = netns
             .run(|| new_multicast_connection(&groups))
             .and_then(|made| made)
@@ -115,7 +122,12 @@ impl PodRouting {
                 }
             }
         });
-        Ok(Self { handle, connection: tokio::spawn(connection), changes: Some(changes), forwarder })
+        Ok(Self {
+            handle,
+            connection: tokio::spawn(connection),
+            changes: Some(changes),
+            forwarder,
+        })
     }
 
     /// Notes that links or addresses may have changed. Given once.
@@ -132,17 +144,24 @@ impl PodRouting {
         let mut usable: Vec<&AddressMessage> = addresses.iter().filter(|address| is_usable(address)).collect();
         usable.sort_by_key(|address| (rank(address), address.header.index));
         let mut found: Vec<IpAddr> = Vec::new();
-        for address in usable.into_iter().filter_map(own_address).filter(|address| !address.is_loopback()) {
+        for address in usable
+            .into_iter()
+            .filter_map(own_address)
+            .filter(|address| !address.is_loopback())
+        {
             if !found.contains(&address) {
                 found.push(address);
             }
         }
-        Ok(Interior { links: links.iter().filter_map(link).collect(), addresses: found })
+        Ok(Interior {
+            links: links.iter().filter_map(link).collect(),
+            addresses: found,
+        })
     }
 
-    /// Makes marked packets of the pod come back on `lo`. `interior` tells the source addresses; called again after
-    /// they changed, it replaces them.
-    pub async fn install(&self, netns: &Netns, interior: &Interior) -> Result<(), RoutingError> {
+    /// Makes marked packets of the pod, and TCP from the named guest interfaces, come to `lo`'s side. `interior` tells the
+    /// source addresses; called again after they changed, it replaces them.
+    pub async fn install(&self, netns: &Netns, interior: &Interior, guests: &[String]) -> Result<(), RoutingError> {
         netns
             .run(|| fs::write(MARK_ACCEPT_SYSCTL, "1"))
             .and_then(|written| written)
@@ -150,22 +169,35 @@ impl PodRouting {
         if let Some(source) = interior.primary_v4() {
             let route = RouteMessageBuilder::<Ipv4Addr>::new().pref_source(source);
             self.replace_route(local_default(route)).await?;
-            self.add_rules(IpVersion::V4).await?;
+            self.add_rules(IpVersion::V4, guests).await?;
         }
         if let Some(source) = interior.primary_v6() {
             let route = RouteMessageBuilder::<Ipv6Addr>::new().pref_source(source);
             self.replace_route(local_default(route)).await?;
-            self.add_rules(IpVersion::V6).await?;
+            self.add_rules(IpVersion::V6, guests).await?;
         }
         Ok(())
     }
 
     /// Removes every rule and route that bears our protocol number, and sets the sysctl back to its default.
     pub async fn remove(&self, netns: &Netns) -> Result<(), RoutingError> {
-        netns.run(|| fs::write(MARK_ACCEPT_SYSCTL, "0")).and_then(|written| written).map_err(RoutingError::Sysctl)?;
+        netns
+            .run(|| fs::write(MARK_ACCEPT_SYSCTL, "0"))
+            .and_then(|written| written)
+            .map_err(RoutingError::Sysctl)?;
         for version in [IpVersion::V4, IpVersion::V6] {
-            let rules = self.handle.rule().get(version.clone()).execute().try_collect::<Vec<_>>();
-            for rule in rules.await.map_err(refused("listing rules"))?.into_iter().filter(is_our_rule) {
+            let rules = self
+                .handle
+                .rule()
+                .get(version.clone())
+                .execute()
+                .try_collect::<Vec<_>>();
+            for rule in rules
+                .await
+                .map_err(refused("listing rules"))?
+                .into_iter()
+                .filter(is_our_rule)
+            {
                 absent_is_fine(self.handle.rule().del(rule).execute().await).map_err(refused("removing a rule"))?;
             }
             let wanted = match version {
@@ -180,7 +212,12 @@ impl PodRouting {
     /// Brings `lo` up.
     pub async fn raise_loopback(&self) -> Result<(), RoutingError> {
         let change = LinkUnspec::new_with_index(LOOPBACK_IFINDEX).up().build();
-        self.handle.link().set(change).execute().await.map_err(refused("bringing lo up"))
+        self.handle
+            .link()
+            .set(change)
+            .execute()
+            .await
+            .map_err(refused("bringing lo up"))
     }
 
     /// Gives `lo` an address.
@@ -190,25 +227,45 @@ impl PodRouting {
     }
 
     async fn replace_route(&self, route: netlink_packet_route::route::RouteMessage) -> Result<(), RoutingError> {
-        self.handle.route().add(route).replace().execute().await.map_err(refused("setting our route"))
+        self.handle
+            .route()
+            .add(route)
+            .replace()
+            .execute()
+            .await
+            .map_err(refused("setting our route"))
     }
 
-    async fn add_rules(&self, version: IpVersion) -> Result<(), RoutingError> {
+    async fn add_rules(&self, version: IpVersion, guests: &[String]) -> Result<(), RoutingError> {
         for mark in [MARK_OUT, MARK_IN] {
-            let request = self.handle.rule().add().table_id(TABLE).action(RuleAction::ToTable);
-            let mut request = request.priority(RULE_PRIORITY).fw_mark(mark);
-            request.message_mut().attributes.push(RuleAttribute::FwMask(u32::MAX));
-            request.message_mut().attributes.push(RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)));
-            let added = match version {
-                IpVersion::V4 => request.v4().execute().await,
-                IpVersion::V6 => request.v6().execute().await,
-            };
-            match added {
-                Err(error) if is_errno(&error, libc::EEXIST) => {}
-                other => other.map_err(refused("adding our rule"))?,
-            }
+            let mut rule = self.handle.rule().add().fw_mark(mark);
+            rule.message_mut().attributes.push(RuleAttribute::FwMask(u32::MAX));
+            add_rule(rule, version.clone()).await?;
+        }
+        for guest in guests {
+            let mut rule = self.handle.rule().add().input_interface(guest.as_str());
+            rule.message_mut()
+                .attributes
+                .push(RuleAttribute::IpProtocol(IpProtocol::Tcp));
+            add_rule(rule, version.clone()).await?;
         }
         Ok(())
+    }
+}
+
+/// Adds a rule towards our table, unless it stands.
+async fn add_rule(rule: RuleAddRequest, version: IpVersion) -> Result<(), RoutingError> {
+    let mut rule = rule.table_id(TABLE).action(RuleAction::ToTable).priority(RULE_PRIORITY);
+    rule.message_mut()
+        .attributes
+        .push(RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)));
+    let added = match version {
+        IpVersion::V4 => rule.v4().execute().await,
+        IpVersion::V6 => rule.v6().execute().await,
+    };
+    match added {
+        Err(error) if is_errno(&error, libc::EEXIST) => Ok(()),
+        other => other.map_err(refused("adding our rule")),
     }
 }
 
@@ -231,14 +288,19 @@ fn link(message: &LinkMessage) -> Option<Link> {
         _ => None,
     })?;
     let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
-    Some(Link { index: message.header.index, name, ethernet })
+    Some(Link {
+        index: message.header.index,
+        name,
+        ethernet,
+    })
 }
 
 /// An address that failed or still awaits duplicate detection cannot be a source yet, though it may be spoken to.
 fn is_usable(message: &AddressMessage) -> bool {
-    !message.attributes.iter().any(|attribute| {
-        matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Dadfailed))
-    })
+    !message
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Dadfailed)))
 }
 
 /// Primaries first, then secondaries; what is deprecated, tentative or of narrower scope last.
@@ -267,7 +329,9 @@ fn own_address(message: &AddressMessage) -> Option<IpAddr> {
 }
 
 fn is_our_rule(message: &RuleMessage) -> bool {
-    message.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)))
+    message
+        .attributes
+        .contains(&RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)))
 }
 
 fn is_errno(error: &rtnetlink::Error, errno: i32) -> bool {

@@ -16,7 +16,7 @@ use nix::{
     unistd::{getpid, gettid},
 };
 
-use super::{Interior, Listeners, NodePrograms, Netns, PodPrograms, PodRouting, RedirectError};
+use super::{Interior, Listeners, Netns, NodePrograms, PodPrograms, PodRouting, RedirectError};
 
 /// Documentation addresses (RFC 5737, RFC 3849): the scratch pod's own, and where it connects to.
 const SELF_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 73);
@@ -43,20 +43,31 @@ pub async fn run(node: &NodePrograms, programs: &PodPrograms) -> Result<(), Redi
 
 async fn prove(node: &NodePrograms, programs: &PodPrograms, netns: &Netns) -> Result<(), RedirectError> {
     let routing = PodRouting::open(netns)?;
-    let interior = Interior { links: Vec::new(), addresses: scratch_addresses(&routing).await? };
+    let interior = Interior {
+        links: Vec::new(),
+        addresses: scratch_addresses(&routing).await?,
+    };
     let listeners = Listeners::open(netns).map_err(|error| told("opening listeners", error))?;
     programs.install(SLOT, netns)?;
     let maps = node.maps();
     maps.set_addresses(SLOT, &[], &interior.addresses)?;
-    maps.set_rules(SLOT, listeners.rules(0).map_err(|error| told("opening listeners", error))?)?;
+    maps.set_rules(
+        SLOT,
+        listeners.rules(0).map_err(|error| told("opening listeners", error))?,
+    )?;
     maps.set_listener(SLOT, LISTENER_OUTBOUND, &listeners.outbound)?;
     maps.set_listener(SLOT, LISTENER_HBONE, &listeners.hbone)?;
-    routing.install(netns, &interior).await?;
+    routing.install(netns, &interior, &[]).await?;
 
     let destinations = [(SELF_V4.into(), FAR_V4), (SELF_V6.into(), FAR_V6)];
-    for (own, far) in destinations.into_iter().filter(|(own, _)| interior.addresses.contains(own)) {
+    for (own, far) in destinations
+        .into_iter()
+        .filter(|(own, _)| interior.addresses.contains(own))
+    {
         if connect(netns, far).is_ok() {
-            return Err(RedirectError::SelfTest(format!("{far} answered before the scratch pod was armed")));
+            return Err(RedirectError::SelfTest(format!(
+                "{far} answered before the scratch pod was armed"
+            )));
         }
         maps.arm(netns.cookie(), SLOT)?;
         let connected = connect(netns, far);
@@ -69,18 +80,32 @@ async fn prove(node: &NodePrograms, programs: &PodPrograms, netns: &Netns) -> Re
 
 /// The accepted connection must be that connect, with its destination untouched.
 fn expect(listener: &TcpListener, own: IpAddr, far: SocketAddr, client: &TcpStream) -> Result<(), RedirectError> {
-    let (accepted, peer) = listener.accept().map_err(|error| told("accepting the redirected connect", error))?;
-    let local = accepted.local_addr().map_err(|error| told("reading the original destination", error))?;
-    let seen = (IpAddr::to_canonical(&local.ip()), local.port(), IpAddr::to_canonical(&peer.ip()));
-    let believed = client.peer_addr().map_err(|error| told("reading the client's peer", error))?;
+    let (accepted, peer) = listener
+        .accept()
+        .map_err(|error| told("accepting the redirected connect", error))?;
+    let local = accepted
+        .local_addr()
+        .map_err(|error| told("reading the original destination", error))?;
+    let seen = (
+        IpAddr::to_canonical(&local.ip()),
+        local.port(),
+        IpAddr::to_canonical(&peer.ip()),
+    );
+    let believed = client
+        .peer_addr()
+        .map_err(|error| told("reading the client's peer", error))?;
     if seen == (far.ip(), far.port(), own) && believed == far {
         return Ok(());
     }
-    Err(RedirectError::SelfTest(format!("a connect from {own} to {far} arrived as one from {peer} to {local}")))
+    Err(RedirectError::SelfTest(format!(
+        "a connect from {own} to {far} arrived as one from {peer} to {local}"
+    )))
 }
 
 fn connect(netns: &Netns, to: SocketAddr) -> io::Result<TcpStream> {
-    netns.run(|| TcpStream::connect_timeout(&to, BOUND)).and_then(|connected| connected)
+    netns
+        .run(|| TcpStream::connect_timeout(&to, BOUND))
+        .and_then(|connected| connected)
 }
 
 /// Brings `lo` up with our addresses; tells which families this kernel has.
@@ -123,7 +148,11 @@ impl Scratch {
         })?;
         let thread = told.recv().map_err(io::Error::other)??;
         let path = PathBuf::from(format!("/proc/{}/task/{thread}/ns/net", getpid()));
-        Ok(Self { path, release: Some(release), holder: Some(holder) })
+        Ok(Self {
+            path,
+            release: Some(release),
+            holder: Some(holder),
+        })
     }
 }
 

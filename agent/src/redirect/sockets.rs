@@ -34,13 +34,24 @@ pub struct Listeners {
 impl Listeners {
     /// Opens both in the pod's namespace.
     pub fn open(netns: &Netns) -> io::Result<Self> {
-        netns.run(|| Ok(Self { outbound: listener()?, hbone: listener()? })).and_then(|opened| opened)
+        netns
+            .run(|| {
+                Ok(Self {
+                    outbound: listener()?,
+                    hbone: listener()?,
+                })
+            })
+            .and_then(|opened| opened)
     }
 
     /// What `claim` must know of them.
     pub fn rules(&self, flags: u32) -> io::Result<Rules> {
         let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
-        Ok(Rules { flags, outbound_port: port(&self.outbound)?, hbone_port: port(&self.hbone)? })
+        Ok(Rules {
+            flags,
+            outbound_port: port(&self.outbound)?,
+            hbone_port: port(&self.hbone)?,
+        })
     }
 }
 

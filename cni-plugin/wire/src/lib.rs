@@ -55,6 +55,10 @@ pub struct Enrol {
     /// Whether plaintext from outside is refused. `None`: as the mesh's policies for this workload say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtls_required: Option<bool>,
+    /// Interfaces inside the pod behind which guests sit (KubeVirt, Docker in Docker): TCP that comes in from them is the
+    /// pod's outbound traffic. In Kubernetes: annotation `istio.io/reroute-virtual-interfaces`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reroute_interfaces: Vec<String>,
 }
 
 /// The agent's answer.
@@ -169,14 +173,18 @@ pub enum AskError {
 /// Sends one request and waits for its answer, no longer than `bound` for each read or write.
 pub fn ask(socket: &Path, request: &Request, bound: Duration) -> Result<Response, AskError> {
     let exchange = |cause| AskError::Exchange { bound, cause };
-    let mut stream =
-        UnixStream::connect(socket).map_err(|cause| AskError::Connect { path: socket.to_owned(), cause })?;
+    let mut stream = UnixStream::connect(socket).map_err(|cause| AskError::Connect {
+        path: socket.to_owned(),
+        cause,
+    })?;
     stream.set_read_timeout(Some(bound)).map_err(exchange)?;
     stream.set_write_timeout(Some(bound)).map_err(exchange)?;
     let mut line = serde_json::to_vec(request).map_err(AskError::Answer)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(exchange)?;
     let mut answer = String::new();
-    BufReader::new(stream.take(LINE_LIMIT_BYTES)).read_line(&mut answer).map_err(exchange)?;
+    BufReader::new(stream.take(LINE_LIMIT_BYTES))
+        .read_line(&mut answer)
+        .map_err(exchange)?;
     serde_json::from_str(&answer).map_err(AskError::Answer)
 }

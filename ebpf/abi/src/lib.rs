@@ -26,6 +26,8 @@ pub const MAX_SLOTS: u32 = 1024;
 pub const NODE_SLOT: u32 = 0;
 /// Addresses of enrolled pods, all together.
 pub const MAX_ADDRESSES: u32 = MAX_SLOTS * 8;
+/// Guest interfaces of all pods together.
+pub const MAX_REROUTED: u32 = MAX_SLOTS;
 /// Connections of the node to enrolled pods that are being set up or open.
 pub const MAX_PROBES: u32 = 65_536;
 /// How long after `connect()` a node's connection may still be taken for a probe.
@@ -71,6 +73,17 @@ pub struct PodAddress {
     pub address: [u8; 16],
     /// The pod's slot.
     pub slot: u32,
+}
+
+/// An interface of a pod behind which guests sit (a virtual machine, containers in the pod): what comes in from it towards
+/// the world is the pod's outbound traffic. Key of map `REROUTED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GuestInterface {
+    /// The pod's slot.
+    pub slot: u32,
+    /// Interface index in the pod's namespace.
+    pub index: u32,
 }
 
 /// A connection of the node to an enrolled pod. Key of map `PROBES`; the value is the time of connect() in
@@ -167,6 +180,7 @@ const _: () = {
     assert!(size_of::<Rules>() == 8 && offset_of!(Rules, outbound_port) == 4 && offset_of!(Rules, hbone_port) == 6);
     assert!(size_of::<PodAddress>() == 20 && offset_of!(PodAddress, slot) == 16);
     assert!(size_of::<Tuple>() == 36 && offset_of!(Tuple, destination) == 16 && offset_of!(Tuple, source_port) == 32);
+    assert!(size_of::<GuestInterface>() == 8 && offset_of!(GuestInterface, index) == 4);
     assert!(size_of::<Plaintext>() == 32 && offset_of!(Plaintext, sent_bytes) == 24);
     let mut index = 0;
     while index < Verdict::ALL.len() {
@@ -185,7 +199,7 @@ pub const fn mapped_v4(octets: [u8; 4]) -> [u8; 16] {
 #[cfg(feature = "user")]
 mod user {
     #![expect(unsafe_code, reason = "aya::Pod is an unsafe marker")]
-    use super::{Plaintext, Pod, PodAddress, Rules, Tuple};
+    use super::{GuestInterface, Plaintext, Pod, PodAddress, Rules, Tuple};
     // SAFETY: plain integers and byte arrays, no padding (asserted above), any bit pattern is valid.
     unsafe impl aya::Pod for Pod {}
     // SAFETY: as above.
@@ -194,6 +208,8 @@ mod user {
     unsafe impl aya::Pod for PodAddress {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Tuple {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for GuestInterface {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Plaintext {}
 }

@@ -3,12 +3,12 @@
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::sk_lookup, programs::SkLookupContext};
 use aya_log_ebpf::debug;
 use isthmus_abi::{
-    FLAG_MTLS_REQUIRED, HBONE_PORT, LISTENER_HBONE, LISTENER_OUTBOUND, LISTENERS, LOOPBACK_IFINDEX, PROBE_WINDOW_NS,
-    Rules, Tuple, Verdict,
+    FLAG_MTLS_REQUIRED, GuestInterface, HBONE_PORT, LISTENER_HBONE, LISTENER_OUTBOUND, LISTENERS, LOOPBACK_IFINDEX,
+    PROBE_WINDOW_NS, Rules, Tuple, Verdict,
 };
 use isthmus_ebpf::{
     AF_INET, AF_INET6, TCP, address,
-    maps::{PROBES, RULES, SOCKETS},
+    maps::{PROBES, REROUTED, RULES, SOCKETS},
     seen::seen,
 };
 
@@ -61,6 +61,10 @@ pub fn claim(ctx: SkLookupContext) -> u32 {
         } else {
             turn(&ctx, slot, LISTENER_OUTBOUND)
         };
+    }
+    // From a guest towards the world: the pod's outbound traffic as well.
+    if !to_itself && REROUTED.get_ptr(GuestInterface { slot, index: ifindex }).is_some() {
+        return turn(&ctx, slot, LISTENER_OUTBOUND);
     }
     // What the pod says to its own address shows the real link here; from outside that source is a martian.
     if address::is_own(slot, &tuple.source) {

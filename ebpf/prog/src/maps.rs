@@ -4,7 +4,10 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, SkStorage, SockMap},
     macros::btf_map,
 };
-use isthmus_abi::{LISTENERS, MAX_ADDRESSES, MAX_PROBES, MAX_SLOTS, Plaintext, Pod, PodAddress, Rules, Tuple, Verdict};
+use isthmus_abi::{
+    GuestInterface, LISTENERS, MAX_ADDRESSES, MAX_PROBES, MAX_REROUTED, MAX_SLOTS, Plaintext, Pod, PodAddress, Rules,
+    Tuple, Verdict,
+};
 
 /// Netns cookie → pod, while its connects are redirected.
 #[btf_map]
@@ -29,6 +32,10 @@ pub static ADDRESSES: HashMap<PodAddress, u32, { MAX_ADDRESSES as usize }> = Has
 /// Addresses of enrolled pods, for the node's: address → slot.
 #[btf_map]
 pub static ENROLLED: HashMap<[u8; 16], u32, { MAX_ADDRESSES as usize }> = HashMap::new();
+
+/// Interfaces behind which guests of pods sit.
+#[btf_map]
+pub static REROUTED: HashMap<GuestInterface, u32, { MAX_REROUTED as usize }> = HashMap::new();
 
 /// Connections the node makes to enrolled pods → time of connect().
 #[btf_map]
