@@ -36,7 +36,9 @@ pub struct Facts {
 pub async fn serve(listener: UnixListener, pods: Pods, facts: Facts) {
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
+        };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (pods, facts) = (pods.clone(), facts.clone());
@@ -58,10 +60,17 @@ pub async fn serve(listener: UnixListener, pods: Pods, facts: Facts) {
 async fn attend(mut stream: UnixStream, pods: &Pods, facts: &Facts) -> io::Result<()> {
     let mut line = String::new();
     let (reading, mut writing) = stream.split();
-    timeout(PATIENCE, BufReader::new(reading.take(LINE_LIMIT_BYTES)).read_line(&mut line)).await??;
+    timeout(
+        PATIENCE,
+        BufReader::new(reading.take(LINE_LIMIT_BYTES)).read_line(&mut line),
+    )
+    .await??;
     let response = match serde_json::from_str(&line) {
         Ok(request) => answer(request, pods, facts).await,
-        Err(error) => Response::Refused { reason: format!("the request is not understood: {error}"), retriable: false },
+        Err(error) => Response::Refused {
+            reason: format!("the request is not understood: {error}"),
+            retriable: false,
+        },
     };
     let mut text = serde_json::to_vec(&response)?;
     text.push(b'\n');

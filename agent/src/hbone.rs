@@ -24,4 +24,4 @@ pub use stream::{RecvHalf, SendHalf, Stream, StreamError, StreamIo};
 pub use traceparent::{Traceparent, TraceparentError};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

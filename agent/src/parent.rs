@@ -45,7 +45,10 @@ pub struct ParentError {
 }
 
 fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> ParentError {
-    move |cause| ParentError { step, cause: cause.into() }
+    move |cause| ParentError {
+        step,
+        cause: cause.into(),
+    }
 }
 
 /// Runs until told to stop, or until a worker cannot be started at all. `arguments` are the worker's.
@@ -57,7 +60,12 @@ pub fn run(arguments: &[OsString]) -> Result<ExitCode, ParentError> {
     signals.thread_block().map_err(failed("blocking signals"))?;
     let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(failed("opening a signal descriptor"))?;
-    let mut parent = Parent { arguments, held: HashMap::new(), restarts: 0, was_ready: false };
+    let mut parent = Parent {
+        arguments,
+        held: HashMap::new(),
+        restarts: 0,
+        was_ready: false,
+    };
     let mut ending = false;
     loop {
         let started = Instant::now();
@@ -72,7 +80,11 @@ pub fn run(arguments: &[OsString]) -> Result<ExitCode, ParentError> {
         }
         parent.restarts += 1;
         let delay = back_off(parent.restarts, started.elapsed());
-        tracing::error!(restarts = parent.restarts, ?delay, "the worker ended; pods' SYNs queue until the next one");
+        tracing::error!(
+            restarts = parent.restarts,
+            ?delay,
+            "the worker ended; pods' SYNs queue until the next one"
+        );
         if pause(&signal_fd, delay)? {
             return Ok(ExitCode::SUCCESS);
         }
@@ -88,8 +100,8 @@ struct Parent<'a> {
 
 impl Parent<'_> {
     fn start(&self) -> Result<(Child, OwnedFd), ParentError> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(failed("making a socket pair"))?;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(failed("making a socket pair"))?;
         let child = Command::new("/proc/self/exe")
             .arg("worker")
             .args(self.arguments)
@@ -119,7 +131,10 @@ impl Parent<'_> {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(failed("waiting for the worker")(error)),
             }
-            let noted = events.get(1).and_then(PollFd::revents).is_some_and(|seen| !seen.is_empty());
+            let noted = events
+                .get(1)
+                .and_then(PollFd::revents)
+                .is_some_and(|seen| !seen.is_empty());
             if noted {
                 listening = self.note(link);
             }
@@ -128,7 +143,11 @@ impl Parent<'_> {
                 if number == Signal::SIGCHLD as i32 {
                     continue;
                 }
-                let pid = Pid::from_raw(i32::try_from(worker.id()).map_err(io::Error::other).map_err(failed("naming the worker"))?);
+                let pid = Pid::from_raw(
+                    i32::try_from(worker.id())
+                        .map_err(io::Error::other)
+                        .map_err(failed("naming the worker"))?,
+                );
                 // The first one drains, the second one insists.
                 let passed = if *ending { Signal::SIGKILL } else { Signal::SIGTERM };
                 *ending = true;
@@ -195,7 +214,9 @@ fn back_off(restarts: u64, lived: Duration) -> Duration {
         return Duration::ZERO;
     }
     let doublings = u32::try_from(restarts.min(16)).unwrap_or(16);
-    Duration::from_millis(25).saturating_mul(1 << doublings).min(LONGEST_DELAY)
+    Duration::from_millis(25)
+        .saturating_mul(1 << doublings)
+        .min(LONGEST_DELAY)
 }
 
 /// Waits; true when told to stop meanwhile.

@@ -41,13 +41,19 @@ pub fn default_count() -> NonZeroUsize {
 impl Shards {
     /// Starts the threads.
     pub fn start(count: NonZeroUsize) -> io::Result<Self> {
-        (0..count.get()).map(Shard::start).collect::<io::Result<Vec<_>>>().map(Self)
+        (0..count.get())
+            .map(Shard::start)
+            .collect::<io::Result<Vec<_>>>()
+            .map(Self)
     }
 
     /// A place on the thread with the fewest pods.
     pub fn place(&self) -> Option<Place> {
         let shard = self.0.iter().min_by_key(|shard| Arc::strong_count(&shard.load))?;
-        Some(Place { handle: shard.handle.clone(), _load: Arc::clone(&shard.load) })
+        Some(Place {
+            handle: shard.handle.clone(),
+            _load: Arc::clone(&shard.load),
+        })
     }
 }
 
@@ -60,6 +66,10 @@ impl Shard {
             // Resolves with an error when the sender is dropped, which is the signal.
             let _ended = runtime.block_on(ended);
         })?;
-        Ok(Self { handle, load: Arc::new(()), _end: end })
+        Ok(Self {
+            handle,
+            load: Arc::new(()),
+            _end: end,
+        })
     }
 }

@@ -8,7 +8,10 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|value: &[u8]| {
     if let Ok(baggage) = Baggage::parse(value) {
         let sent = baggage.to_string();
-        assert!(sent.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "it cannot stand in a header: {sent:?}");
+        assert!(
+            sent.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
+            "it cannot stand in a header: {sent:?}"
+        );
         assert_eq!(Baggage::parse(sent.as_bytes()), Ok(baggage));
     }
 });

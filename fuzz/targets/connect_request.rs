@@ -33,7 +33,9 @@ fn head(input: &[u8]) -> Option<Request<()>> {
     for line in lines {
         let (name, value) = line.split_at(line.iter().position(|byte| *byte == b':')?);
         let value = HeaderValue::from_bytes(value.get(1..)?.trim_ascii()).ok()?;
-        head.headers_mut().try_append(HeaderName::from_bytes(name).ok()?, value).ok()?;
+        head.headers_mut()
+            .try_append(HeaderName::from_bytes(name).ok()?, value)
+            .ok()?;
     }
     Some(head)
 }

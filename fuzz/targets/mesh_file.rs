@@ -11,8 +11,14 @@ fuzz_target!(|text: &str| {
     match parse(text, Path::new("mesh.yaml")) {
         Ok(snapshot) => {
             let [workloads, services, policies] = snapshot.sizes();
-            assert!(workloads + services + policies <= text.len(), "more came out than was written");
+            assert!(
+                workloads + services + policies <= text.len(),
+                "more came out than was written"
+            );
         }
-        Err(error) => assert!(error.to_string().contains("mesh.yaml"), "an error does not name its file: {error}"),
+        Err(error) => assert!(
+            error.to_string().contains("mesh.yaml"),
+            "an error does not name its file: {error}"
+        ),
     }
 });

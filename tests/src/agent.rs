@@ -245,11 +245,14 @@ fn kill_pid(pid: u32) -> Result {
     kill(Pid::from_raw(raw), Signal::SIGKILL).because(format!("killing {pid}"))
 }
 
-/// Whether a process runs; one that only waits for its parent's attention does not.
+/// Whether a process has anything open. A process that ends with several threads is a zombie before the last of them
+/// has let go of its files.
 fn alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+    let zombie = |stat: &str| {
         stat.rsplit(')')
             .next()
-            .is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']))
-    })
+            .is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
+    };
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().count();
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !zombie(&stat) || threads() > 1)
 }

@@ -18,6 +18,8 @@ use nix::sys::{
     time::{TimeVal, TimeValLike as _},
 };
 
+use socket2::{SockFilter, Socket};
+
 use crate::{
     failure::{Because as _, Result},
     lab::lock,
@@ -40,6 +42,7 @@ const SYNS: usize = 100_000;
 #[derive(Debug)]
 pub struct Capture {
     name: String,
+    socket: Socket,
     heard: Arc<Heard>,
     listener: Option<JoinHandle<()>>,
 }
@@ -75,11 +78,13 @@ impl Capture {
             .because("opening a packet socket")?;
         setsockopt(&socket, sockopt::RcvBufForce, &QUEUE_BYTES).because("enlarging the packet socket's queue")?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(20))?;
+        let control = Socket::from(socket.try_clone()?);
         let heard = Arc::<Heard>::default();
         let hearing = Arc::clone(&heard);
         let listener = thread::spawn(move || listen(&socket, &hearing));
         Ok(Self {
             name: netns.name().to_owned(),
+            socket: control,
             heard,
             listener: Some(listener),
         })
@@ -88,6 +93,24 @@ impl Capture {
     /// The namespace it listens in.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// From now on hears only frames of up to 256 bytes: handshakes and small talk, at no cost to bulk transfers.
+    pub fn ignore_bulk(&self) -> Result {
+        // Classic BPF: load the length; if it is greater, skip to the second return; take all; take nothing.
+        let filter = [
+            (0x80, 0, 0, 0),
+            (0x25, 1, 0, 256),
+            (0x06, 0, 0, u32::MAX),
+            (0x06, 0, 0, 0),
+        ];
+        let filter = filter.map(|(code, jump, or, value)| SockFilter::new(code, jump, or, value));
+        self.socket.attach_filter(&filter).because("filtering the capture")
+    }
+
+    /// Hears everything again.
+    pub fn hear_all(&self) -> Result {
+        self.socket.detach_filter().because("lifting the capture's filter")
     }
 
     /// Counts frames that contain `mark` from now on.

@@ -14,6 +14,7 @@ pub mod agent;
 pub mod authority;
 pub mod capture;
 pub mod echo;
+pub mod envoy;
 pub mod failure;
 pub mod forger;
 pub mod gateway;

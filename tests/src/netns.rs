@@ -32,6 +32,12 @@ impl Netns {
             name: name.to_owned(),
             keep,
         };
+        // A router whose link-local address is still on trial as a duplicate asks for no neighbour, and so loses the
+        // first seconds of what it forwards.
+        netns.sysctl(&[
+            ("ipv6/conf/default/accept_dad", "0"),
+            ("ipv6/conf/default/dad_transmits", "0"),
+        ])?;
         netns.ip("link set lo up\n")?;
         Ok(netns)
     }

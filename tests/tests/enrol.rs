@@ -5,7 +5,14 @@ use std::{
     time::Duration,
 };
 
-use isthmus_tests::{Capture, Pod, Result, agent::AgentOptions, log::field, roundtrip, scene::OneNetwork, within};
+use isthmus_tests::{
+    Capture, Pod, Result,
+    agent::AgentOptions,
+    log::{field, is_access},
+    roundtrip,
+    scene::OneNetwork,
+    within,
+};
 
 const PORT: u16 = 8080;
 const SOON: Duration = Duration::from_secs(5);
@@ -53,8 +60,9 @@ fn open_connections_survive_enrol_and_release_and_new_ones_are_redirected() -> R
 
 #[test]
 fn redirected_connections_live_on_after_release_until_the_deadline() -> Result {
+    let arguments = ["--release-deadline", "4s"].map(str::to_owned).to_vec();
     let options = AgentOptions {
-        drain_deadline: Duration::from_secs(4),
+        arguments,
         ..AgentOptions::default()
     };
     let scene = OneNetwork::start_with("enrol", &options)?;
@@ -182,16 +190,17 @@ fn an_address_added_later_is_served_and_kept_as_source() -> Result {
     for ip in late {
         let to = SocketAddr::new(ip, PORT);
         let mark = agent.log().mark();
+        let carried = |line: &serde_json::Value| {
+            is_access(line, "inbound") && field(line, "src.identity") == scene.client.identity()
+        };
         within(SOON, "the new address is carried by a tunnel", || {
-            let mut stream = scene.client.connect(to).ok()?;
-            roundtrip(&mut stream, b"hello").ok()?;
-            drop(stream);
+            roundtrip(&mut scene.client.connect(to).ok()?, b"hello").ok()?;
             echo.peer()
                 .ok()
                 .filter(|peer| scene.client.ips().contains(&peer.ip()))?;
-            let carried = |line: &serde_json::Value| field(line, "src.identity") == scene.client.identity();
-            agent.wait_access(mark, "inbound", carried).ok()
+            (!agent.log().all_from(mark, carried).is_empty()).then_some(())
         })?;
+        while echo.must_not_accept(Duration::from_millis(50)).is_err() {}
         // The pod itself still reaches it without the agent.
         let mut own = scene.server.connect(to)?;
         roundtrip(&mut own, b"own")?;

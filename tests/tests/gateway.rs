@@ -113,7 +113,11 @@ fn a_gateway_refuses_what_is_not_in_its_network() -> Result {
         "no authority",
     ] {
         let status = ask(authority)?;
-        assert!(status.starts_with(['4', '5']), "{authority}: {status:?}");
+        // "no authority" is none that HTTP/2 itself would carry: PROTOCOL_ERROR.
+        assert!(
+            status.starts_with(['4', '5']) || status == "reset 1",
+            "{authority}: {status:?}"
+        );
     }
     isthmus_tests::pod::connect_from(scene.gateway.netns(), scene.server.at(PORT), SOON)?;
     within(SOON, "the capture hears the gateway", || {

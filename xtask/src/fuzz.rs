@@ -130,8 +130,8 @@ fn run_one(tree: &Tree, programs: &Path, target: &str, seconds: u32) -> Result<(
     if seeds.is_dir() {
         command.arg(seeds);
     }
-    let last = Step::new(format!("fuzz target {target}"), command)
-        .quiet_but_read(tree)
+    let log = Step::new(format!("fuzz target {target}"), command)
+        .quiet_with_log(tree)
         .map_err(|failure| {
             let hint = newest(&artifacts).map_or_else(String::new, |input| {
                 format!(
@@ -141,7 +141,8 @@ fn run_one(tree: &Tree, programs: &Path, target: &str, seconds: u32) -> Result<(
             });
             Failure::new(format!("{failure}{hint}"))
         })?;
-    let (inputs, edges) = counts(&last).ok_or_else(|| {
+    let said = fs::read(&log).map_err(|cause| Failure::io("reading", &log, &cause))?;
+    let (inputs, edges) = counts(&String::from_utf8_lossy(&said)).ok_or_else(|| {
         Failure::new(format!(
             "fuzz target {target} ran without coverage; see COVERAGE in xtask/src/fuzz.rs"
         ))
@@ -151,9 +152,9 @@ fn run_one(tree: &Tree, programs: &Path, target: &str, seconds: u32) -> Result<(
 }
 
 /// Inputs and edges in the closing line of libFuzzer, `#1505170 DONE cov: 292 ft: ...`.
-fn counts(lines: &[String]) -> Option<(u64, u64)> {
-    let line = lines
-        .iter()
+fn counts(said: &str) -> Option<(u64, u64)> {
+    let line = said
+        .lines()
         .find(|line| line.starts_with('#') && line.contains("DONE"))?;
     let mut words = line.split_whitespace();
     let inputs = words.next()?.strip_prefix('#')?.parse().ok()?;
@@ -190,10 +191,9 @@ mod tests {
 
     #[test]
     fn a_run_without_coverage_is_noticed() {
-        let lines = |text: &str| vec!["stat::x: 1".to_owned(), text.to_owned()];
-        let covered = lines("#1505170\tDONE   cov: 292 ft: 1328 corp: 863/173Kb lim: 2875 exec/s: 136833 rss: 28Mb");
-        assert_eq!(counts(&covered), Some((1_505_170, 292)));
-        assert_eq!(counts(&lines("#1505170\tDONE   exec/s: 136833 rss: 28Mb")), None);
-        assert_eq!(counts(&lines("#7\tNEW    cov: 292")), None);
+        let done = "INFO: x\n#17\tNEW    cov: 9\n#1505170\tDONE   cov: 292 ft: 1328 corp: 863/173Kb lim: 2875\nDone";
+        assert_eq!(counts(done), Some((1_505_170, 292)));
+        assert_eq!(counts("#1505170\tDONE   exec/s: 136833 rss: 28Mb"), None);
+        assert_eq!(counts("#7\tNEW    cov: 292"), None);
     }
 }

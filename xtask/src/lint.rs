@@ -26,10 +26,19 @@ impl Lint {
 
 /// Runs every check and tells which failed.
 pub(crate) fn run(tree: &Tree) -> Result<(), Failure> {
-    let mut formats = vec![("format", cargo(tree, &["fmt", "--all", "--check"]))];
+    let mut formats = vec![(
+        "format",
+        cargo(tree, &["fmt", "--all", "--check", "--", "--color=never"]),
+    )];
     for manifest in APART {
         if tree.path(manifest).is_file() {
-            formats.push((manifest, cargo(tree, &["fmt", "--check", "--manifest-path", manifest])));
+            formats.push((
+                manifest,
+                cargo(
+                    tree,
+                    &["fmt", "--check", "--manifest-path", manifest, "--", "--color=never"],
+                ),
+            ));
         }
     }
     let mut ended: Vec<_> = formats

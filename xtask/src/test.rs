@@ -5,7 +5,7 @@ use std::process::Command;
 use clap::Args;
 
 use crate::{
-    Failure, Step, Tree, build, demo, fuzz, lint,
+    Failure, Step, Tree, build, demo, ebpf, fuzz, lint,
     setup::{self, Purpose},
     test::{leftovers::Leftovers, tally::Tally},
     tree,
@@ -60,7 +60,8 @@ impl Test {
         }
         demo::need_root("test")?;
         setup::prepare(tree, &purposes)?;
-        Leftovers::find(tree).none_or("before the lab tests")?;
+        // First, so that what embeds the programs is not built twice.
+        ebpf::build(tree)?;
         if !only_lab {
             if !self.no_lint {
                 tally.record("lint", lint::run(tree));
@@ -79,6 +80,11 @@ impl Test {
     }
 
     fn lab(&self, tree: &Tree, tally: &mut Tally) -> Result<(), Failure> {
+        // A test that was interrupted is nobody's fault now; what is left after that belongs to a living process.
+        let mut sweep = Command::new(tree.target("release/demo"));
+        sweep.arg("--sweep");
+        Step::new("sweeping labs whose process is dead", sweep).quiet(tree)?;
+        Leftovers::find(tree).none_or("before the lab tests")?;
         let mut cargo = tree.cargo();
         cargo.args(["test", "--release", "--package=isthmus-tests", "--no-fail-fast"]);
         if self.files.is_empty() {

@@ -9,6 +9,7 @@ use rustls::ClientConfig;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::stream::Role;
 use super::{
     Baggage, ConnectRequest, ReadAhead, Stream,
     keepalive::Keepalive,
@@ -101,13 +102,12 @@ fn advice(status: StatusCode) -> &'static str {
 /// # Errors
 /// When TLS, the identity check or HTTP/2 fails.
 pub async fn handshake<Io>(
-    io: Io,
+    io: ReadAhead<Io>,
     config: Arc<ClientConfig>,
 ) -> Result<(Tunnel, impl Future<Output = ()> + Send + use<Io>), HandshakeError>
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = ReadAhead::new(io);
     let activity = io.activity();
     let (mut tls, peer) = tls::connect(io, config).await?;
     tls.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
@@ -178,7 +178,7 @@ impl Tunnel {
             return Err(OpenError::Refused { status: head.status });
         }
         Ok(Opened {
-            stream: Stream::new(body, recv),
+            stream: Stream::new(body, recv, Role::Client),
             baggage: request::baggage(&head.headers),
         })
     }

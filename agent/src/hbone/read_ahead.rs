@@ -35,7 +35,7 @@ pub struct ReadAhead<Io> {
 pub(crate) struct Activity(Arc<AtomicU64>);
 
 impl<Io> ReadAhead<Io> {
-    /// Wraps `io`.
+    /// Wraps a socket.
     pub fn new(io: Io) -> Self {
         Self {
             io,
@@ -43,6 +43,14 @@ impl<Io> ReadAhead<Io> {
             size: SMALL_BYTES,
             activity: Activity::default(),
             full: false,
+        }
+    }
+
+    /// Wraps what is cheap to read from in small pieces: nothing is buffered.
+    pub fn passing(io: Io) -> Self {
+        Self {
+            size: 0,
+            ..Self::new(io)
         }
     }
 
@@ -70,7 +78,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for ReadAhead<Io> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.buffer.is_empty() {
-            if out.remaining() >= DIRECT_BYTES {
+            if this.size == 0 || out.remaining() >= DIRECT_BYTES {
                 let before = out.filled().len();
                 ready!(Pin::new(&mut this.io).poll_read(cx, out))?;
                 if out.filled().len() > before {

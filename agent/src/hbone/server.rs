@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 
 pub use super::request::connect_request;
+use super::stream::Role;
 use super::{
     Baggage, ReadAhead, Stream,
     client::HandshakeError,
@@ -55,11 +56,10 @@ pub enum TunnelError {
 ///
 /// # Errors
 /// When TLS, the identity check or HTTP/2 fails.
-pub async fn handshake<Io>(io: Io, config: Arc<ServerConfig>) -> Result<Tunnel<Io>, HandshakeError>
+pub async fn handshake<Io>(io: ReadAhead<Io>, config: Arc<ServerConfig>) -> Result<Tunnel<Io>, HandshakeError>
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = ReadAhead::new(io);
     let activity = io.activity();
     let (mut tls, peer) = tls::accept(io, config).await?;
     tls.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
@@ -159,6 +159,6 @@ impl Incoming {
             request::set_baggage(response.headers_mut(), baggage);
         }
         let send = self.respond.send_response(response, false)?;
-        Ok(Stream::new(send, self.recv))
+        Ok(Stream::new(send, self.recv, Role::Server))
     }
 }

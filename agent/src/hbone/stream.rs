@@ -21,11 +21,26 @@ pub struct Stream {
 
 /// The direction towards the peer.
 #[derive(Debug)]
-pub struct SendHalf(SendStream<Bytes>);
+pub struct SendHalf {
+    send: SendStream<Bytes>,
+    role: Role,
+}
 
 /// The direction from the peer.
 #[derive(Debug)]
-pub struct RecvHalf(RecvStream);
+pub struct RecvHalf {
+    recv: RecvStream,
+    role: Role,
+}
+
+/// Which end of the stream this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It sent the CONNECT.
+    Client,
+    /// It answered.
+    Server,
+}
 
 /// Why a stream ended otherwise than by END_STREAM.
 #[derive(Debug, Error)]
@@ -36,17 +51,27 @@ pub enum StreamError {
     /// The tunnel below it went away, or the peer broke the protocol.
     #[error("the tunnel was lost: {0}")]
     Lost(#[source] h2::Error),
+    /// The server has said all, and takes no more: RST_STREAM with NO_ERROR (RFC 9113 §8.1). Only a client sees it.
+    #[error("the peer has finished and takes no more")]
+    Unwanted,
     /// We ended it ourselves.
     #[error("the stream is closed")]
     Closed,
 }
 
-impl From<h2::Error> for StreamError {
-    fn from(error: h2::Error) -> Self {
+impl StreamError {
+    fn new(error: h2::Error, role: Role) -> Self {
         match error.reason() {
-            Some(reason) if error.is_reset() && error.is_remote() => Self::Reset(reason),
+            Some(reason) if error.is_reset() && error.is_remote() => Self::reset(reason, role),
             _ => Self::Lost(error),
         }
+    }
+
+    fn reset(reason: Reason, role: Role) -> Self {
+        if reason == Reason::NO_ERROR && role == Role::Client {
+            return Self::Unwanted;
+        }
+        Self::Reset(reason)
     }
 }
 
@@ -54,17 +79,17 @@ impl From<StreamError> for io::Error {
     fn from(error: StreamError) -> Self {
         let kind = match error {
             StreamError::Reset(_) => io::ErrorKind::ConnectionReset,
-            StreamError::Lost(_) | StreamError::Closed => io::ErrorKind::BrokenPipe,
+            StreamError::Lost(_) | StreamError::Unwanted | StreamError::Closed => io::ErrorKind::BrokenPipe,
         };
         Self::new(kind, error)
     }
 }
 
 impl Stream {
-    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
+    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, role: Role) -> Self {
         Self {
-            send: SendHalf(send),
-            recv: RecvHalf(recv),
+            send: SendHalf { send, role },
+            recv: RecvHalf { recv, role },
         }
     }
 
@@ -75,7 +100,7 @@ impl Stream {
 
     /// Sends RST_STREAM; what was queued is dropped.
     pub fn reset(&mut self, reason: Reason) {
-        self.send.0.send_reset(reason);
+        self.send.send.send_reset(reason);
     }
 
     /// The stream as a byte stream, for the inner TLS of double HBONE.
@@ -98,15 +123,15 @@ impl SendHalf {
     /// # Errors
     /// When the stream has ended.
     pub fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, StreamError>> {
-        self.0.reserve_capacity(want);
+        self.send.reserve_capacity(want);
         loop {
-            let room = self.0.capacity();
+            let room = self.send.capacity();
             if room > 0 {
                 return Poll::Ready(Ok(room));
             }
-            match ready!(self.0.poll_capacity(cx)) {
+            match ready!(self.send.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                Some(Err(error)) => return Poll::Ready(Err(StreamError::new(error, self.role))),
                 None => return Poll::Ready(Err(self.end(cx))),
             }
         }
@@ -114,7 +139,7 @@ impl SendHalf {
 
     /// Gives back room that was asked for and not used.
     pub fn settle(&mut self) {
-        self.0.reserve_capacity(0);
+        self.send.reserve_capacity(0);
     }
 
     /// Queues bytes for the peer; `end` closes our direction after them.
@@ -122,14 +147,16 @@ impl SendHalf {
     /// # Errors
     /// When the stream has ended.
     pub fn send(&mut self, bytes: Bytes, end: bool) -> Result<(), StreamError> {
-        self.0.send_data(bytes, end).map_err(Into::into)
+        self.send
+            .send_data(bytes, end)
+            .map_err(|error| StreamError::new(error, self.role))
     }
 
     /// Ready when the peer has reset the stream or the tunnel is lost, also while there is nothing to send.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
-        match ready!(self.0.poll_reset(cx)) {
-            Ok(reason) => Poll::Ready(StreamError::Reset(reason)),
-            Err(error) => Poll::Ready(error.into()),
+        match ready!(self.send.poll_reset(cx)) {
+            Ok(reason) => Poll::Ready(StreamError::reset(reason, self.role)),
+            Err(error) => Poll::Ready(StreamError::new(error, self.role)),
         }
     }
 
@@ -144,19 +171,23 @@ impl SendHalf {
 impl RecvHalf {
     /// Next bytes of the peer, `None` after END_STREAM. They count against the window until [`RecvHalf::release`].
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
-        self.0.poll_data(cx).map_err(Into::into)
+        match ready!(self.recv.poll_data(cx)).map(|data| data.map_err(|error| StreamError::new(error, self.role))) {
+            // h2 forgets, when the reset comes, that the end had come before.
+            Some(Err(StreamError::Unwanted)) => Poll::Ready(None),
+            data => Poll::Ready(data),
+        }
     }
 
     /// Lets the peer send `count` bytes more.
     pub fn release(&mut self, count: usize) {
         // It fails only for more than was received, which the caller's own counting excludes.
-        drop(self.0.flow_control().release_capacity(count));
+        drop(self.recv.flow_control().release_capacity(count));
     }
 
     /// Bytes received and not released.
     #[cfg(test)]
     pub(crate) fn unread(&mut self) -> usize {
-        self.0.flow_control().used_capacity()
+        self.recv.flow_control().used_capacity()
     }
 }
 

@@ -6,13 +6,13 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 use super::{
-    Baggage, ConnectRequest, Stream, StreamError,
+    Baggage, ConnectRequest, ReadAhead, Stream, StreamError,
     client::{self, OpenError},
     server::{self, Incoming},
 };
 use crate::identity::{Certificate, CertificateSource, SpiffeId, embedded_ca::EmbeddedCa};
 
-struct Ends {
+pub(crate) struct Ends {
     client: client::Tunnel,
     server: server::Tunnel<DuplexStream>,
 }
@@ -44,13 +44,13 @@ impl Drop for TemporaryDirectory {
     }
 }
 
-async fn ends() -> Ends {
+pub(crate) async fn ends() -> Ends {
     let (ours, ca, _directory) = certificate("client").await;
     let theirs = ca.issue(id("server")).await.unwrap();
     let (near, far) = tokio::io::duplex(1 << 20);
     let (client, server) = tokio::join!(
-        client::handshake(near, ours.client_config([id("server")].into())),
-        server::handshake(far, theirs.server_config()),
+        client::handshake(ReadAhead::new(near), ours.client_config([id("server")].into())),
+        server::handshake(ReadAhead::new(far), theirs.server_config()),
     );
     let (client, driver) = client.unwrap();
     tokio::spawn(driver);
@@ -80,7 +80,7 @@ fn drive(mut server: server::Tunnel<DuplexStream>) -> tokio::sync::mpsc::Unbound
     receiver
 }
 
-async fn stream_pair(ends: Ends) -> (Stream, Stream, client::Tunnel) {
+pub(crate) async fn stream_pair(ends: Ends) -> (Stream, Stream, client::Tunnel) {
     let mut incoming = drive(ends.server);
     let request = request();
     let (opened, accepted) = tokio::join!(ends.client.open(&request), async {
@@ -266,8 +266,8 @@ async fn a_silent_peer_is_dropped_and_an_answering_one_kept() {
     let theirs = ca.issue(id("server")).await.unwrap();
     let (near, far) = tokio::io::duplex(1 << 20);
     let (client, server) = tokio::join!(
-        client::handshake(near, ours.client_config([id("server")].into())),
-        server::handshake(far, theirs.server_config()),
+        client::handshake(ReadAhead::new(near), ours.client_config([id("server")].into())),
+        server::handshake(ReadAhead::new(far), theirs.server_config()),
     );
     let (mut tunnel, driver) = client.unwrap();
     let driver = tokio::spawn(driver);

@@ -44,7 +44,12 @@ impl Keeper {
 
     /// Has everything closed whose name begins so.
     pub fn release(&self, prefix: &str) -> io::Result<()> {
-        self.tell(&Note::Drop { prefix: prefix.to_owned() }, None)
+        self.tell(
+            &Note::Drop {
+                prefix: prefix.to_owned(),
+            },
+            None,
+        )
     }
 
     /// Says that the worker serves: from now on it is worth starting again.
@@ -53,6 +58,8 @@ impl Keeper {
     }
 
     fn tell(&self, note: &Note, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        self.link.as_ref().map_or(Ok(()), |link| send(link.as_fd(), note, socket))
+        self.link
+            .as_ref()
+            .map_or(Ok(()), |link| send(link.as_fd(), note, socket))
     }
 }

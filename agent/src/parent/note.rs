@@ -42,7 +42,13 @@ pub fn send(link: BorrowedFd<'_>, note: &Note, socket: Option<BorrowedFd<'_>>) -
     let descriptors = socket.map(|socket| [socket.as_raw_fd()]);
     let control: Vec<ControlMessage<'_>> = descriptors.iter().map(|fds| ControlMessage::ScmRights(fds)).collect();
     loop {
-        match sendmsg::<()>(link.as_raw_fd(), &[IoSlice::new(&text)], &control, MsgFlags::MSG_NOSIGNAL, None) {
+        match sendmsg::<()>(
+            link.as_raw_fd(),
+            &[IoSlice::new(&text)],
+            &control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        ) {
             Err(Errno::EINTR) => {}
             sent => return sent.map(drop).map_err(io::Error::from),
         }
@@ -90,8 +96,7 @@ mod tests {
 
     #[test]
     fn a_note_carries_a_socket_and_the_end_is_seen() {
-        let (one, other) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         send(one.as_fd(), &Note::Hold { name: "a".into() }, Some(listener.as_fd())).unwrap();
         send(one.as_fd(), &Note::Ready, None).unwrap();

@@ -121,7 +121,9 @@ impl OncePerSecond {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use tokio::io::AsyncReadExt as _;
+    use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
 
@@ -147,6 +149,69 @@ mod tests {
         let third = TcpStream::connect(address).await.unwrap();
         let served = acceptor.next().await;
         assert_eq!(served.from, third.local_addr().unwrap());
+    }
+
+    /// The limit belongs to the whole process, so the promise is proven in one of its own.
+    #[test]
+    fn without_descriptors_it_waits_says_so_and_goes_on() {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "proxy::accept::tests::starved", "--ignored", "--nocapture"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    #[tokio::test]
+    #[ignore = "changes the limits of its process; run by without_descriptors_it_waits_says_so_and_goes_on"]
+    async fn starved() {
+        let said = Said::default();
+        let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(said.clone()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = Acceptor::new(listener, Descriptors::new(100), 2).unwrap();
+        let _client = TcpStream::connect(address).await.unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+        // Lower than any descriptor that is free.
+        setrlimit(Resource::RLIMIT_NOFILE, open.min(3), hard).unwrap();
+        let cpu = || {
+            nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD)
+                .unwrap()
+                .user_time()
+        };
+        let before = cpu();
+        let none = tokio::time::timeout(Duration::from_millis(700), acceptor.next()).await;
+        assert!(none.is_err());
+        let spent = cpu() - before;
+        assert!(spent.tv_sec() == 0 && spent.tv_usec() < 100_000, "it spins: {spent:?}");
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        tokio::time::timeout(Duration::from_secs(5), acceptor.next())
+            .await
+            .expect("it goes on by itself");
+        let said = said.0.lock().unwrap().clone();
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].contains("RLIMIT_NOFILE"), "{said:?}");
+    }
+
+    /// Error messages.
+    #[derive(Clone, Default)]
+    struct Said(std::sync::Arc<Mutex<Vec<String>>>);
+
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Said {
+        fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+            struct Message(String);
+            impl tracing::field::Visit for Message {
+                fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                    self.0 += &format!("{field}={value:?} ");
+                }
+            }
+            if *event.metadata().level() == tracing::Level::ERROR {
+                let mut message = Message(String::new());
+                event.record(&mut message);
+                self.0.lock().unwrap().push(message.0);
+            }
+        }
     }
 
     #[test]

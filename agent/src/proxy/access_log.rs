@@ -90,7 +90,9 @@ impl Record {
     /// Writes the line. `forth` of the tally goes from the application next to us to the other side.
     pub(crate) fn ended(&self, tally: Tally, close: &CloseReason) {
         match close.phase {
-            Phase::Accept | Phase::Handshake | Phase::Decide if close.failed => self.refused(close),
+            Phase::Accept | Phase::Decide if close.failed => self.refused(close),
+            // Outbound it is a tunnel's, and the connection which wanted it is known.
+            Phase::Handshake if self.direction == Direction::Inbound => self.refused(close),
             _ => self.complete(tally, close),
         }
     }

@@ -1,5 +1,11 @@
 use std::{borrow::Cow, fmt};
 
+use super::{
+    dial::DialError,
+    relay::{Ended, LegError, Side},
+};
+use crate::hbone::{StreamError, client::OpenError};
+
 /// Why a connection ended: exactly one per connection, in its access log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseReason {
@@ -62,6 +68,40 @@ impl CloseReason {
             detail: "finished".into(),
             failed: false,
         }
+    }
+}
+
+impl CloseReason {
+    /// The end of a relay between `near` and `far`.
+    pub(super) fn of_relay(ended: &Ended, near: Who, far: Who) -> Self {
+        let who = |side: Side| if side == Side::Near { near } else { far };
+        match ended {
+            Ended::Finished { first } => Self::finished(who(*first)),
+            Ended::Broken { side, error } => {
+                let by = match error {
+                    LegError::Tcp(_) | LegError::Stream(StreamError::Reset(h2::Reason::CONNECT_ERROR)) => who(*side),
+                    LegError::Stream(_) => Who::Peer,
+                };
+                Self::failed(by, Phase::Relay, error.to_string())
+            }
+        }
+    }
+
+    /// The end of an attempt to reach a tunnel's other end.
+    pub(super) fn of_dial(error: &DialError) -> Self {
+        let (who, phase) = match error {
+            DialError::Socket { .. }
+            | DialError::Certificate(_)
+            | DialError::CertificateTimeout { .. }
+            | DialError::Abandoned { .. } => (Who::Agent, Phase::Connect),
+            DialError::Handshake { .. } | DialError::HandshakeTimeout { .. } => (Who::Peer, Phase::Handshake),
+            DialError::Open {
+                cause: OpenError::Refused { status },
+                ..
+            } if *status == 401 => (Who::Peer, Phase::Authorize),
+            _ => (Who::Peer, Phase::Connect),
+        };
+        Self::failed(who, phase, error.to_string())
     }
 }
 

@@ -17,7 +17,10 @@ use super::{
     tunnel_socket::{Abrupt, TunnelSocket},
 };
 use crate::{
-    hbone::client::{self, HandshakeError, OpenError, Tunnel},
+    hbone::{
+        ReadAhead,
+        client::{self, HandshakeError, OpenError, Tunnel},
+    },
     identity::{Certificate, CertificateError, Certificates, SpiffeId},
     mesh::HBONE_PORT,
     tls::with_causes,
@@ -128,7 +131,7 @@ pub(crate) async fn tunnel(
     let certificate = certificate(certificates, source).await?;
     let tcp = connect(sockets, to, CONNECT_TIMEOUT).await?;
     let socket = TunnelSocket::new(tcp, abrupt).map_err(|cause| DialError::Socket { to, cause })?;
-    let shaken = client::handshake(socket, certificate.client_config(expected));
+    let shaken = client::handshake(ReadAhead::new(socket), certificate.client_config(expected));
     match timeout(HANDSHAKE_TIMEOUT, shaken).await {
         Ok(shaken) => shaken.map_err(|cause| DialError::Handshake { to, cause }),
         Err(_) => Err(DialError::HandshakeTimeout {

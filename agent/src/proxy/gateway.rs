@@ -15,7 +15,6 @@ use super::{
     descriptors::{Descriptors, Lease},
     dial::{CONNECT_TIMEOUT, connect},
     leg::Leg,
-    outbound::close,
     relay::{self, Tally},
     sockets::{PlainSockets, Sockets},
     terminate::{self, Accepting, Parts, Terminator},
@@ -179,7 +178,7 @@ impl Terminator for Gateway {
         let mut tally = Tally::default();
         let reason = match incoming.accept(None) {
             Ok(stream) => tokio::select! {
-                ended = relay::tunnelled(leg, stream, &mut tally) => close(&ended, Who::Server, Who::Client),
+                ended = relay::tunnelled(leg, stream, &mut tally) => CloseReason::of_relay(&ended, Who::Server, Who::Client),
                 reason = guard.cut() => reason,
             },
             Err(error) => CloseReason::failed(Who::Peer, Phase::Connect, error.to_string()),

@@ -11,7 +11,6 @@ use super::{
     descriptors::Lease,
     dial::{client_of, deliver},
     leg::Leg,
-    outbound::close,
     relay::{self, Tally},
     terminate::{self, Accepting, Parts, Terminator},
 };
@@ -102,7 +101,7 @@ impl PodProxy {
         let mut tally = Tally::default();
         let reason = match incoming.accept(Some(&Baggage::of(&pod))) {
             Ok(stream) => tokio::select! {
-                ended = relay::tunnelled(leg, stream, &mut tally) => close(&ended, Who::Server, Who::Client),
+                ended = relay::tunnelled(leg, stream, &mut tally) => CloseReason::of_relay(&ended, Who::Server, Who::Client),
                 reason = guard.cut() => reason,
             },
             Err(error) => CloseReason::failed(Who::Peer, Phase::Connect, error.to_string()),

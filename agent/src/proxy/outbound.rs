@@ -16,15 +16,12 @@ use super::{
     dial::{self, ANSWER_TIMEOUT, CONNECT_TIMEOUT, DialError, HANDSHAKE_TIMEOUT, connect},
     leg::Leg,
     pool::{Key, Seat},
-    relay::{self, Ended, LegError, Side, Tally},
+    relay::{self, Tally},
     terminate::{canonical, deadline},
 };
 use crate::{
     drain::Drain,
-    hbone::{
-        Baggage, ConnectRequest, Forwarded, Stream, StreamError, Traceparent,
-        client::{self, OpenError},
-    },
+    hbone::{Baggage, ConnectRequest, Forwarded, ReadAhead, Stream, Traceparent, client},
     identity::SpiffeId,
     mesh::{
         Service, Workload,
@@ -91,7 +88,7 @@ impl PodProxy {
         self.pool.clear();
     }
 
-    async fn outbound_connection(self: Arc<Self>, accepted: Accepted, mut guard: Guard) {
+    pub(super) async fn outbound_connection(self: Arc<Self>, accepted: Accepted, mut guard: Guard) {
         let Accepted { tcp, from, lease } = accepted;
         let mut record = Record::new(Direction::Outbound, canonical(from));
         let leg = match Leg::accepted(tcp) {
@@ -119,12 +116,12 @@ impl PodProxy {
         let mut tally = Tally::default();
         let reason = match upstream {
             Upstream::Stream(stream, _seat) => tokio::select! {
-                ended = relay::tunnelled(leg, stream, &mut tally) => close_of(&ended),
+                ended = relay::tunnelled(leg, stream, &mut tally) => CloseReason::of_relay(&ended, Who::Client, Who::Server),
                 reason = guard.cut() => reason,
             },
             Upstream::Tcp(tcp) => match Leg::dialled(tcp) {
                 Ok(far) => tokio::select! {
-                    ended = relay::plain(leg, far, &self.parts.descriptors, &mut tally) => close_of(&ended),
+                    ended = relay::plain(leg, far, &self.parts.descriptors, &mut tally) => CloseReason::of_relay(&ended, Who::Client, Who::Server),
                     reason = guard.cut() => reason,
                 },
                 Err(error) => CloseReason::failed(Who::Server, Phase::Connect, error.to_string()),
@@ -260,7 +257,7 @@ impl PodProxy {
             .pool
             .open(&key, request)
             .await
-            .map_err(|error| close_of_dial(&error))?;
+            .map_err(|error| CloseReason::of_dial(&error))?;
         record.destination.identity = Some(identity);
         Ok(Upstream::Stream(opened.stream, Some(seat)))
     }
@@ -279,10 +276,10 @@ impl PodProxy {
             expected,
             mut request,
         } = inner;
-        let failed = |error: DialError| close_of_dial(&error);
+        let failed = |error: DialError| CloseReason::of_dial(&error);
         let id = self.identity(source)?;
         let certificate = dial::certificate(&self.certificates, &id).await.map_err(failed)?;
-        let shaken = client::handshake(outer.into_io(), certificate.client_config(expected));
+        let shaken = client::handshake(ReadAhead::passing(outer.into_io()), certificate.client_config(expected));
         let (tunnel, driver) = timeout(HANDSHAKE_TIMEOUT, shaken)
             .await
             .map_err(|_| {
@@ -367,40 +364,4 @@ async fn gone(tcp: &TcpStream) -> CloseReason {
         Phase::Connect,
         "the application gave up before its destination was reached",
     )
-}
-
-fn close_of_dial(error: &DialError) -> CloseReason {
-    let (who, phase) = match error {
-        DialError::Socket { .. }
-        | DialError::Certificate(_)
-        | DialError::CertificateTimeout { .. }
-        | DialError::Abandoned { .. } => (Who::Agent, Phase::Connect),
-        DialError::Open {
-            cause: OpenError::Refused { .. },
-            ..
-        } => (Who::Peer, Phase::Connect),
-        DialError::Handshake { .. } | DialError::HandshakeTimeout { .. } => (Who::Peer, Phase::Handshake),
-        _ => (Who::Peer, Phase::Connect),
-    };
-    CloseReason::failed(who, phase, error.to_string())
-}
-
-/// The near leg is the client's here.
-fn close_of(ended: &Ended) -> CloseReason {
-    close(ended, Who::Client, Who::Server)
-}
-
-/// Who ended a relay between `near` and `far`.
-pub(super) fn close(ended: &Ended, near: Who, far: Who) -> CloseReason {
-    let who = |side: Side| if side == Side::Near { near } else { far };
-    match ended {
-        Ended::Finished { first } => CloseReason::finished(who(*first)),
-        Ended::Broken { side, error } => {
-            let by = match error {
-                LegError::Stream(StreamError::Reset(h2::Reason::CONNECT_ERROR)) | LegError::Tcp(_) => who(*side),
-                LegError::Stream(_) => Who::Peer,
-            };
-            CloseReason::failed(by, Phase::Relay, error.to_string())
-        }
-    }
 }

@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     drain::{Drain, DrainTrigger, drain},
-    hbone::server::{self, Incoming, Tunnel},
+    hbone::{
+        ReadAhead,
+        server::{self, Incoming, Tunnel},
+    },
     identity::{Certificate, SpiffeId},
     tls::with_causes,
 };
@@ -163,7 +166,7 @@ async fn handshake<T: Terminator>(
         let certificate = terminator.certificate().await?;
         let socket = TunnelSocket::new(tcp, parts.abrupt.clone()).map_err(|error| failed(&error))?;
         let _permit = parts.handshakes.acquire().await.map_err(|error| failed(&error))?;
-        server::handshake(socket, certificate.server_config())
+        server::handshake(ReadAhead::new(socket), certificate.server_config())
             .await
             .map_err(|error| failed(&with_causes(&error)))
     };

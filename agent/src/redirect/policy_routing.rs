@@ -12,7 +12,7 @@ use futures_util::TryStreamExt as _;
 use isthmus_abi::{LOOPBACK_IFINDEX, MARK_IN, MARK_OUT, ROUTE_PROTOCOL, RULE_PRIORITY, TABLE};
 use netlink_packet_route::{
     IpProtocol,
-    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{LinkAttribute, LinkLayerType, LinkMessage},
     route::{RouteProtocol, RouteScope, RouteType},
     rule::{RuleAction, RuleAttribute, RuleMessage},
@@ -66,6 +66,9 @@ pub struct Interior {
     /// Addresses on all links, but those of `lo` that every namespace has. The first global one of each family is the
     /// pod's primary.
     pub addresses: Vec<IpAddr>,
+    /// Those among them that wait for duplicate address detection: they cannot be a source yet. A change is told when
+    /// they can.
+    pub tentative: Vec<IpAddr>,
 }
 
 impl Interior {
@@ -80,7 +83,7 @@ impl Interior {
     /// The address that redirected IPv6 connections have as their source.
     pub fn primary_v6(&self) -> Option<Ipv6Addr> {
         self.addresses.iter().find_map(|address| match address {
-            IpAddr::V6(address) if !address.is_unicast_link_local() => Some(*address),
+            IpAddr::V6(v6) if !v6.is_unicast_link_local() && !self.tentative.contains(address) => Some(*v6),
             _ => None,
         })
     }
@@ -141,22 +144,27 @@ impl PodRouting {
         let links = links.await.map_err(refused("listing links"))?;
         let addresses = self.handle.address().get().execute().try_collect::<Vec<_>>();
         let addresses = addresses.await.map_err(refused("listing addresses"))?;
-        let mut usable: Vec<&AddressMessage> = addresses.iter().filter(|address| is_usable(address)).collect();
+        let mut usable: Vec<&AddressMessage> = addresses
+            .iter()
+            .filter(|address| !has(address, AddressFlags::Dadfailed))
+            .collect();
         usable.sort_by_key(|address| (rank(address), address.header.index));
-        let mut found: Vec<IpAddr> = Vec::new();
-        for address in usable
-            .into_iter()
-            .filter_map(own_address)
-            .filter(|address| !address.is_loopback())
-        {
-            if !found.contains(&address) {
-                found.push(address);
+        let mut interior = Interior {
+            links: links.iter().filter_map(link).collect(),
+            ..Interior::default()
+        };
+        for message in usable {
+            let Some(address) = own_address(message).filter(|address| !address.is_loopback()) else {
+                continue;
+            };
+            if !interior.addresses.contains(&address) {
+                interior.addresses.push(address);
+                if has(message, AddressFlags::Tentative) {
+                    interior.tentative.push(address);
+                }
             }
         }
-        Ok(Interior {
-            links: links.iter().filter_map(link).collect(),
-            addresses: found,
-        })
+        Ok(interior)
     }
 
     /// Makes marked packets of the pod, and TCP from the named guest interfaces, come to `lo`'s side. `interior` tells the
@@ -220,9 +228,10 @@ impl PodRouting {
             .map_err(refused("bringing lo up"))
     }
 
-    /// Gives `lo` an address.
+    /// Gives `lo` an address, usable at once.
     pub async fn add_loopback_address(&self, address: IpAddr, prefix: u8) -> Result<(), RoutingError> {
-        let request = self.handle.address().add(LOOPBACK_IFINDEX, address, prefix);
+        let mut request = self.handle.address().add(LOOPBACK_IFINDEX, address, prefix);
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         request.execute().await.map_err(refused("adding an address to lo"))
     }
 
@@ -295,24 +304,19 @@ fn link(message: &LinkMessage) -> Option<Link> {
     })
 }
 
-/// An address that failed or still awaits duplicate detection cannot be a source yet, though it may be spoken to.
-fn is_usable(message: &AddressMessage) -> bool {
-    !message
+fn has(message: &AddressMessage, flag: AddressFlags) -> bool {
+    message
         .attributes
         .iter()
-        .any(|attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Dadfailed)))
+        .any(|attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(flag)))
 }
 
 /// Primaries first, then secondaries; what is deprecated, tentative or of narrower scope last.
 fn rank(message: &AddressMessage) -> u8 {
-    let flags = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Flags(flags) => Some(*flags),
-        _ => None,
-    });
-    let flags = flags.unwrap_or(AddressFlags::empty());
-    let scope = u8::from(message.header.scope != AddressScope::Universe) * 4;
-    let late = u8::from(flags.intersects(AddressFlags::Deprecated | AddressFlags::Tentative)) * 2;
-    scope + late + u8::from(flags.contains(AddressFlags::Secondary))
+    let late = has(message, AddressFlags::Deprecated) || has(message, AddressFlags::Tentative);
+    u8::from(message.header.scope != AddressScope::Universe) * 4
+        + u8::from(late) * 2
+        + u8::from(has(message, AddressFlags::Secondary))
 }
 
 fn own_address(message: &AddressMessage) -> Option<IpAddr> {

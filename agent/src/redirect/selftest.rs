@@ -44,8 +44,8 @@ pub async fn run(node: &NodePrograms, programs: &PodPrograms) -> Result<(), Redi
 async fn prove(node: &NodePrograms, programs: &PodPrograms, netns: &Netns) -> Result<(), RedirectError> {
     let routing = PodRouting::open(netns)?;
     let interior = Interior {
-        links: Vec::new(),
         addresses: scratch_addresses(&routing).await?,
+        ..Interior::default()
     };
     let listeners = Listeners::open(netns).map_err(|error| told("opening listeners", error))?;
     programs.install(SLOT, netns)?;

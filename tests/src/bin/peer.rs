@@ -48,6 +48,9 @@ enum Load {
         to: SocketAddr,
         #[arg(long, default_value_t = 1.0)]
         seconds: f64,
+        /// Ends earlier, with so much.
+        #[arg(long)]
+        megabytes: Option<u64>,
         /// Repeated all along.
         #[arg(long, default_value = "isthmus")]
         mark: String,
@@ -84,7 +87,15 @@ async fn main() -> ExitCode {
         Load::Echo { listen } => serve(listen, echo).await,
         Load::Sink { listen } => serve(listen, sink).await,
         Load::Ping { to, seconds, mark } => ping(to, Duration::from_secs_f64(seconds), &mark).await,
-        Load::Upload { to, seconds, mark } => upload(to, Duration::from_secs_f64(seconds), &mark).await,
+        Load::Upload {
+            to,
+            seconds,
+            megabytes,
+            mark,
+        } => {
+            let most = megabytes.map_or(u64::MAX, |megabytes| megabytes << 20);
+            upload(to, Duration::from_secs_f64(seconds), most, &mark).await
+        }
         Load::Hold { to, count, from } => hold(to, count, from).await,
         Load::Churn {
             to,
@@ -215,12 +226,12 @@ async fn ping(to: SocketAddr, span: Duration, mark: &str) -> Answer<Value> {
     Ok(json!({ "trips": trips.len(), "seconds": seconds, "p50_us": at(50), "p99_us": at(99) }))
 }
 
-async fn upload(to: SocketAddr, span: Duration, mark: &str) -> Answer<Value> {
+async fn upload(to: SocketAddr, span: Duration, most: u64, mark: &str) -> Answer<Value> {
     let mut stream = connect(to, None).await?;
     let chunk: Vec<u8> = mark.bytes().cycle().take(BUFFER).collect();
     let begin = Instant::now();
     let mut sent = 0_u64;
-    while begin.elapsed() < span {
+    while begin.elapsed() < span && sent < most {
         stream.write_all(&chunk).await?;
         sent += chunk.len() as u64;
     }

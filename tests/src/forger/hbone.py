@@ -17,6 +17,7 @@ import socket
 import ssl
 import struct
 import sys
+import threading
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
@@ -225,7 +226,7 @@ def client(config):
         say("failed", where=where, error=str(error))
 
 
-def serve(tls, config):
+def serve(tls):
     say("tls", where="server", identity=identity(tls))
     h2 = H2(tls)
     h2.exactly(len(PREFACE))
@@ -246,14 +247,17 @@ def server(config):
     say("listening")
     while True:
         raw, peer = listener.accept()
-        raw.settimeout(20)
         say("accepted", peer=peer[0])
-        try:
-            serve(tls.wrap_socket(raw, server_side=True), config)
-        except (OSError, EOFError) as error:
-            say("failed", where="server", error=str(error))
-        finally:
-            raw.close()
+        threading.Thread(target=serve_one, args=(tls, raw), daemon=True).start()
+
+
+def serve_one(tls, raw):
+    try:
+        serve(tls.wrap_socket(raw, server_side=True))
+    except (OSError, EOFError) as error:
+        say("failed", where="server", error=str(error))
+    finally:
+        raw.close()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ use std::{fs, path::Path, process};
 
 use crate::{Failure, Tree};
 
-/// Everything the lab and the demo make in the kernel has a name that starts like this.
+/// Everything a lab makes in the kernel has a name that starts with this, its process id, `x` and a number.
 const PREFIX: &str = "isth";
 
 /// Folders of the kernel whose entries are named by us, and the command that removes one.
@@ -26,7 +26,7 @@ impl Leftovers {
             let space = if command.ends_with('/') { "" } else { " " };
             let ours = entries(&Path::new("/").join(folder))
                 .into_iter()
-                .filter(|name| name.starts_with(PREFIX));
+                .filter(|name| is_of_a_lab(name));
             commands.extend(ours.map(|name| format!("{command}{space}{name}")));
         }
         commands.extend(processes(Path::new("/proc"), &tree.target("release")));
@@ -39,11 +39,20 @@ impl Leftovers {
             return Ok(());
         }
         Err(Failure::new(format!(
-            "{when} there was something of a lab in the kernel (one that died, or `demo --keep`); `cargo xtask demo \
+            "{when} there was something of a lab in the kernel (one that still runs, or one that died); `cargo xtask demo \
              --sweep` removes labs whose process is dead, and these remove each thing:\n    {}",
             self.0.join("\n    ")
         )))
     }
+}
+
+/// Whether a lab gave this name; an agent that someone runs on this machine is not the lab's.
+fn is_of_a_lab(name: &str) -> bool {
+    let lab = name
+        .split('-')
+        .next()
+        .and_then(|lab| lab.strip_prefix(PREFIX)?.split_once('x'));
+    lab.is_some_and(|(process, number)| process.parse::<u32>().is_ok() && number.parse::<u32>().is_ok())
 }
 
 /// Commands that end processes whose program lies in `folder`, our own excepted.
@@ -78,7 +87,17 @@ fn entries(folder: &Path) -> Vec<String> {
 mod tests {
     use std::{fs, os::unix::fs::symlink, path::Path, process};
 
-    use super::{Leftovers, processes};
+    use super::{Leftovers, is_of_a_lab, processes};
+
+    #[test]
+    fn names_of_labs_are_known() {
+        assert!(["isth12x0", "isth12x0-net1-node1"].into_iter().all(is_of_a_lab));
+        assert!(
+            !["isthmus", "isth", "isth12", "isthax0", "isth1xb-net", "eth0", "cni-1"]
+                .into_iter()
+                .any(is_of_a_lab)
+        );
+    }
 
     #[test]
     fn a_process_of_ours_is_found_and_others_are_not() {

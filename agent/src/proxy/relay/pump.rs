@@ -27,8 +27,8 @@ pub(crate) trait Source {
 
 /// Where one direction's bytes go.
 pub(crate) trait Sink {
-    /// Ready with how many bytes can be taken, when that is not zero.
-    fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, LegError>>;
+    /// Ready with how many bytes can be taken, when that is not zero; with `None` when no more are wanted, ever.
+    fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<Option<usize>, LegError>>;
 
     /// Takes bytes from the front of `queue`; says how many.
     fn poll_write(&mut self, cx: &mut Context<'_>, queue: &mut Chunks) -> Poll<Result<usize, LegError>>;
@@ -133,7 +133,10 @@ impl<S: Source, K: Sink> Pump<S, K> {
         let Poll::Ready(room) = self.sink.poll_room(cx, self.source.appetite()) else {
             return Ok(Fill::RoomWaits);
         };
-        let room = room.map_err(Fault::Sink)?;
+        let Some(room) = room.map_err(Fault::Sink)? else {
+            self.stage = Stage::Done;
+            return Ok(Fill::Pulled);
+        };
         let Poll::Ready(pulled) = self.source.poll_pull(cx, room) else {
             return Ok(Fill::SourceWaits);
         };

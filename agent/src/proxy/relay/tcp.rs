@@ -143,8 +143,8 @@ impl<'a> TcpSink<'a> {
 }
 
 impl Sink for TcpSink<'_> {
-    fn poll_room(&mut self, _: &mut Context<'_>, _: usize) -> Poll<Result<usize, LegError>> {
-        Poll::Ready(Ok(usize::MAX))
+    fn poll_room(&mut self, _: &mut Context<'_>, _: usize) -> Poll<Result<Option<usize>, LegError>> {
+        Poll::Ready(Ok(Some(usize::MAX)))
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, queue: &mut Chunks) -> Poll<Result<usize, LegError>> {

@@ -1,7 +1,6 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::Reason;
 
 use super::{
     LegError,
@@ -57,17 +56,32 @@ impl<'a> StreamSink<'a> {
     }
 }
 
+impl StreamSink<'_> {
+    /// Whether `failed` only means that the peer takes no more. Sending says no more than that the stream is closed.
+    fn is_unwanted(&mut self, cx: &mut Context<'_>, failed: &StreamError) -> bool {
+        matches!(failed, StreamError::Unwanted)
+            || matches!(self.send.poll_reset(cx), Poll::Ready(StreamError::Unwanted))
+    }
+}
+
 impl Sink for StreamSink<'_> {
-    fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, LegError>> {
+    fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<Option<usize>, LegError>> {
         self.reserved = true;
-        self.send.poll_room(cx, want).map_err(LegError::Stream)
+        match ready!(self.send.poll_room(cx, want)) {
+            Ok(room) => Poll::Ready(Ok(Some(room))),
+            Err(error) if self.is_unwanted(cx, &error) => Poll::Ready(Ok(None)),
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
     }
 
-    fn poll_write(&mut self, _: &mut Context<'_>, queue: &mut Chunks) -> Poll<Result<usize, LegError>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, queue: &mut Chunks) -> Poll<Result<usize, LegError>> {
         let mut count = 0;
         while let Some(chunk) = queue.pop() {
             count += chunk.len();
-            self.send.send(chunk, false)?;
+            match self.send.send(chunk, false) {
+                Err(error) if !self.is_unwanted(cx, &error) => return Poll::Ready(Err(error.into())),
+                _ => {}
+            }
         }
         Poll::Ready(Ok(count))
     }
@@ -79,18 +93,20 @@ impl Sink for StreamSink<'_> {
         }
     }
 
-    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LegError>> {
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegError>> {
         if !self.finished {
             self.finished = true;
-            self.send.send(Bytes::new(), true)?;
+            match self.send.send(Bytes::new(), true) {
+                Err(error) if !self.is_unwanted(cx, &error) => return Poll::Ready(Err(error.into())),
+                _ => {}
+            }
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegError>> {
         match ready!(self.send.poll_reset(cx)) {
-            // The peer has said all and wants to hear no more (RFC 9113 §8.1): its direction tells how it ended.
-            StreamError::Reset(Reason::NO_ERROR) => Poll::Ready(Ok(())),
+            StreamError::Unwanted => Poll::Ready(Ok(())),
             error => Poll::Ready(Err(error.into())),
         }
     }

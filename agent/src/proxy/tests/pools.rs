@@ -125,3 +125,25 @@ async fn a_tunnel_that_was_lost_is_replaced() {
     assert_eq!(far.read(&mut [0; 8]).await.unwrap(), 1);
     assert_eq!(client.dialled().len(), 2);
 }
+
+#[tokio::test]
+async fn an_unused_tunnel_is_kept_for_five_minutes() {
+    let world = World::new();
+    let (client, server) = (world.pod("client").await, world.pod("server").await);
+    let (near, far) = client.connect(&server).await;
+    until("the stream open", || client.proxy.open_connections() == 1).await;
+    drop((near, far));
+    until("the stream ended", || {
+        client.proxy.open_connections() + server.proxy.open_connections() == 0
+    })
+    .await;
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(295)).await;
+    assert_eq!((client.proxy.tunnels(), server.proxy.tunnels()), (1, 1));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::resume();
+    until("the tunnel closed", || {
+        client.proxy.tunnels() + server.proxy.tunnels() == 0
+    })
+    .await;
+}

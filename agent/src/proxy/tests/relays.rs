@@ -1,15 +1,28 @@
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
 use super::world::World;
+use crate::{
+    hbone::tests::{ends, stream_pair},
+    proxy::{
+        accept::Accepted,
+        connections::Connections,
+        descriptors::Descriptors,
+        leg::Leg,
+        relay::{self, Ended, Side, Tally},
+    },
+};
 
 #[tokio::test]
 async fn many_megabytes_pass_both_ways_unchanged() {
     let world = World::new();
     let (client, server) = (world.pod("client").await, world.pod("server").await);
     let (near, far) = client.connect(&server).await;
-    let pump = |stream: tokio::net::TcpStream, seed: u8| async move {
+    let pump = |stream: TcpStream, seed: u8| async move {
         let (mut reader, mut writer) = stream.into_split();
         let sent: Vec<u8> = (0..30_000_000_u32).map(|n| (n % 251) as u8 ^ seed).collect();
         let write = tokio::spawn(async move {
@@ -93,4 +106,59 @@ async fn idle_streams_hold_no_window_that_others_need() {
         .unwrap()
         .unwrap();
     write.await.unwrap().unwrap();
+}
+
+/// A leg and the application's end of it.
+async fn leg() -> (Leg, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let application = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (tcp, _) = listener.accept().await.unwrap();
+    (Leg::dialled(tcp).unwrap(), application)
+}
+
+#[tokio::test]
+async fn a_server_that_has_said_all_and_takes_no_more_is_no_error() {
+    let (stream, mut far, _tunnel) = stream_pair(ends().await).await;
+    let (leg, mut application) = leg().await;
+    let relay = tokio::spawn(async move {
+        let mut tally = Tally::default();
+        (relay::tunnelled(leg, stream, &mut tally).await, tally)
+    });
+    far.split().0.send("answer".into(), true).unwrap();
+    let mut text = String::new();
+    application.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "answer");
+    far.reset(h2::Reason::NO_ERROR);
+    let (ended, tally) = relay.await.unwrap();
+    assert!(matches!(ended, Ended::Finished { first: Side::Far }), "{ended:?}");
+    assert_eq!(tally.back, 6);
+}
+
+#[tokio::test]
+async fn the_same_reset_before_the_end_was_sent_by_a_client_is_one() {
+    let (mut near, stream, _tunnel) = stream_pair(ends().await).await;
+    let (leg, mut application) = leg().await;
+    let relay = tokio::spawn(async move { relay::tunnelled(leg, stream, &mut Tally::default()).await });
+    near.split().0.send("half".into(), false).unwrap();
+    let mut text = [0; 4];
+    application.read_exact(&mut text).await.unwrap();
+    near.reset(h2::Reason::NO_ERROR);
+    let error = application.read(&mut text).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(matches!(relay.await.unwrap(), Ended::Broken { side: Side::Far, .. }));
+}
+
+#[tokio::test]
+async fn a_connections_task_is_small() {
+    let world = World::new();
+    let pod = world.pod("client").await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (tcp, from) = listener.accept().await.unwrap();
+    let lease = Descriptors::new(2).take(2).unwrap();
+    let task = std::sync::Arc::clone(&pod.proxy)
+        .outbound_connection(Accepted { tcp, from, lease }, Connections::new().enter(None));
+    // Ten thousand of them are not to cost more than their buffers.
+    let size = std::mem::size_of_val(&task);
+    assert!(size < 4096, "{size} bytes");
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use isthmus_tests::{Capture, Echo, Failure, Pod, Result, roundtrip, within};
+use isthmus_tests::{Agent, Capture, Echo, Failure, Pod, Result, roundtrip, within};
 use serde_json::Value;
 
 use crate::{
@@ -14,6 +14,8 @@ use crate::{
 pub(crate) const SECRET: &str = "isthmus-demo-secret-7f3a91 ";
 const CONTROL: &[u8] = b"isthmus-demo-control-5be204";
 const BOUND: Duration = Duration::from_secs(10);
+/// How many connects are made before and after a worker is killed.
+const CONNECTS: u64 = 200;
 
 /// A capture at every listening post.
 pub(crate) struct Captures {
@@ -37,6 +39,16 @@ impl Captures {
     /// From now on only agents may open connections.
     pub(crate) fn enrolled(&self) {
         self.all.iter().for_each(Capture::forget_syns);
+    }
+
+    /// Leaves bulk transfers alone for a while.
+    pub(crate) fn ignore_bulk(&self) -> Result {
+        self.all.iter().try_for_each(Capture::ignore_bulk)
+    }
+
+    /// Hears everything again.
+    pub(crate) fn hear_all(&self) -> Result {
+        self.all.iter().try_for_each(Capture::hear_all)
     }
 
     pub(crate) fn posts(&self) -> usize {
@@ -143,42 +155,53 @@ pub(crate) fn plaintext_refused(page: &mut Page, world: &World) -> Result {
 pub(crate) fn worker_killed(page: &mut Page, world: &World, captures: &Captures) -> Result {
     let (shop, stock) = (world.pod("shop")?, world.pod("stock")?);
     let agent = world.agent_of(shop)?;
-    let to = stock.at(ECHO);
-    let mut upload = shop.peer(&["ping", &to.to_string(), "--seconds", "60", "--mark", SECRET])?;
-    let mut churn = shop.peer(&["churn", &to.to_string(), "--parallel", "4", "--pause-ms", "2"])?;
-    churn
-        .output()
-        .wait_from(0, BOUND, |line| line.get("churning").is_some())?;
+    let to = stock.at(ECHO).to_string();
     let before = agent.status()?;
-    within(BOUND, "traffic flows", || {
-        agent.status().ok().filter(|status| status.connections > 0)
-    })?;
+    let mut flow = shop.peer(&["ping", &to, "--seconds", "60", "--mark", SECRET])?;
+    let mut churn = shop.peer(&["churn", &to, "--parallel", "4", "--pause-ms", "2"])?;
+    connects_grow(agent, CONNECTS)?;
     let killed = agent.kill_worker()?;
     let after = within(BOUND, "the parent starts another worker", || {
         agent.status().ok().filter(|status| status.worker_pid != killed)
     })?;
+    connects_grow(agent, CONNECTS)?;
     fetch(shop, stock)?;
-    let fetched_across = world
-        .pod("shop")?
-        .connect(SocketAddr::new(shop.node()?.network().vip(10), ECHO));
-    roundtrip(&mut fetched_across?, SECRET.as_bytes())?;
+    let across = SocketAddr::new(shop.node()?.network().vip(10), ECHO);
+    roundtrip(&mut shop.connect(across)?, SECRET.as_bytes())?;
     churn.close_input();
     let report = churn.report(Duration::from_secs(30))?;
-    upload.kill();
     let number = |key: &str| report.get(key).and_then(Value::as_u64).unwrap_or_default();
     if number("unconnected") > 0 || after.worker_restarts <= before.worker_restarts {
         return Err(Failure::new(format!(
             "new connections failed when the worker was killed: {report}"
         )));
     }
+    let flow = flow.finish(BOUND)?;
+    if flow.status.success() {
+        return Err(Failure::new("a flow outlived the worker that carried it"));
+    }
     captures.fence(world, "isthmus-demo-fence killed")?;
     page.done(&format!(
-        "worker {killed} of node1 killed mid-flow, {} took over: {} connects, none failed, {} were cut, longest {:.0} ms",
+        "worker {killed} of node1 killed mid-flow, {} took over: of {} connects none failed, {} were cut open, the \
+         slowest took {:.0} ms",
         after.worker_pid,
         number("done") + number("broken"),
-        number("broken"),
+        number("broken") + 1,
         report.get("longest_ms").and_then(Value::as_f64).unwrap_or_default()
     ));
+    Ok(())
+}
+
+/// Waits until the agent's programs have redirected so many more connects.
+fn connects_grow(agent: &Agent, by: u64) -> Result {
+    let redirected = || {
+        let status = agent.status().ok()?;
+        status.verdicts.get("connect_redirected").copied()
+    };
+    let begin = redirected().unwrap_or_default();
+    within(BOUND, "connects are redirected", || {
+        redirected().filter(|now| *now >= begin + by)
+    })?;
     Ok(())
 }
 

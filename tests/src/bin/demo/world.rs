@@ -73,7 +73,8 @@ impl World {
         for name in ["cart", "stock", "mail", "audit", "vault", "mint"] {
             let pod = self.pod(name)?;
             let page = pod.file("index.html", format!("{SECRET} from {name}\n").as_bytes())?;
-            let script = format!("cd $(dirname {page}) && cp {page} index.html && exec python3 -m http.server {HTTP}");
+            let script =
+                format!("cd $(dirname {page}) && cp {page} index.html && exec python3 -m http.server --bind :: {HTTP}");
             let http = pod.spawn("sh", &["-c", &script])?;
             let sink = pod.peer(&["sink", &format!("[::]:{SINK}")])?;
             let echo = pod.peer(&["echo", &format!("[::]:{ECHO}")])?;
