@@ -110,6 +110,7 @@ impl Stream {
             stream: self,
             unread: Bytes::new(),
             ended: false,
+            lingers: false,
         }
     }
 }
@@ -197,6 +198,16 @@ pub struct StreamIo {
     stream: Stream,
     unread: Bytes,
     ended: bool,
+    lingers: bool,
+}
+
+impl StreamIo {
+    /// Its shutdown is ready only when the peer has ended too. Dropped before that, the stream would be reset, and a
+    /// gateway that sees a reset may give up what it has not passed on yet. What still comes is thrown away.
+    #[must_use]
+    pub fn lingering(self) -> Self {
+        Self { lingers: true, ..self }
+    }
 }
 
 impl AsyncRead for StreamIo {
@@ -263,11 +274,16 @@ impl AsyncWrite for StreamIo {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.ended {
             this.ended = true;
             this.stream.send.send(Bytes::new(), true)?;
+        }
+        while this.lingers
+            && let Some(Ok(late)) = ready!(this.stream.recv.poll_data(cx))
+        {
+            this.stream.recv.release(late.len());
         }
         Poll::Ready(Ok(()))
     }

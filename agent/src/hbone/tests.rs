@@ -302,3 +302,18 @@ async fn a_stream_is_a_byte_stream_for_the_inner_tunnel() {
     far.shutdown().await.unwrap();
     assert_eq!(writer.await.unwrap(), "thanks");
 }
+
+#[tokio::test]
+async fn the_shutdown_of_a_lingering_stream_waits_for_the_peers_end() {
+    let (near, far, _tunnel) = stream_pair(ends().await).await;
+    let (mut near, mut far) = (near.into_io().lingering(), far.into_io());
+    near.write_all(b"last words").await.unwrap();
+    let closing = tokio::spawn(async move { near.shutdown().await });
+    let mut got = Vec::new();
+    far.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, b"last words");
+    assert!(!closing.is_finished());
+    far.write_all(b"nobody reads this").await.unwrap();
+    far.shutdown().await.unwrap();
+    closing.await.unwrap().unwrap();
+}

@@ -29,9 +29,23 @@ impl PodSockets {
     }
 }
 
+impl PodSockets {
+    /// Has the pod this address and others of its family? Otherwise the kernel's choice is the right one.
+    fn is_one_of_several(&self, address: IpAddr) -> bool {
+        let addresses = self.addresses.load();
+        addresses.contains(&address)
+            && addresses
+                .iter()
+                .filter(|other| other.is_ipv4() == address.is_ipv4())
+                .nth(1)
+                .is_some()
+    }
+}
+
 impl Sockets for PodSockets {
-    fn dialler(&self, to: SocketAddr) -> io::Result<TcpSocket> {
-        sockets::dialler(&self.netns, &self.own, to).map(TcpSocket::from_std_stream)
+    fn dialler(&self, from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpSocket> {
+        let from = from.filter(|from| self.is_one_of_several(*from) && from.is_ipv4() == to.is_ipv4());
+        sockets::dialler(&self.netns, &self.own, from, to).map(TcpSocket::from_std_stream)
     }
 
     fn delivery(&self, client: SocketAddr, to: SocketAddr) -> io::Result<TcpSocket> {

@@ -2,7 +2,7 @@ use std::{borrow::Cow, fmt};
 
 use super::{
     dial::DialError,
-    relay::{Ended, LegError, Side},
+    relay::{APPLICATION_BROKE, Ended, LegError, Side},
 };
 use crate::hbone::{StreamError, client::OpenError};
 
@@ -79,7 +79,8 @@ impl CloseReason {
             Ended::Finished { first } => Self::finished(who(*first)),
             Ended::Broken { side, error } => {
                 let by = match error {
-                    LegError::Tcp(_) | LegError::Stream(StreamError::Reset(h2::Reason::CONNECT_ERROR)) => who(*side),
+                    LegError::Tcp(_)
+                    | LegError::Stream(StreamError::Reset(h2::Reason::CONNECT_ERROR | APPLICATION_BROKE)) => who(*side),
                     LegError::Stream(_) => Who::Peer,
                 };
                 Self::failed(by, Phase::Relay, error.to_string())

@@ -110,26 +110,33 @@ pub(crate) async fn certificate(certificates: &Certificates, id: &SpiffeId) -> R
     }
 }
 
-/// Connects as the agent.
-pub(crate) async fn connect(sockets: &dyn Sockets, to: SocketAddr, within: Duration) -> Result<TcpStream, DialError> {
-    let socket = sockets.dialler(to).map_err(|cause| DialError::Socket { to, cause })?;
+/// Connects as the agent, from the address the application has.
+pub(crate) async fn connect(
+    sockets: &dyn Sockets,
+    from: Option<IpAddr>,
+    to: SocketAddr,
+    within: Duration,
+) -> Result<TcpStream, DialError> {
+    let socket = sockets
+        .dialler(from, to)
+        .map_err(|cause| DialError::Socket { to, cause })?;
     match timeout(within, socket.connect(to)).await {
         Ok(connected) => connected.map_err(|cause| DialError::Connect { to, cause }),
         Err(_) => Err(DialError::ConnectTimeout { to, within }),
     }
 }
 
-/// Makes a tunnel. The returned future drives it and must be spawned.
+/// Makes a tunnel for an identity, from its address. The returned future drives it and must be spawned.
 pub(crate) async fn tunnel(
     sockets: &dyn Sockets,
     certificates: &Certificates,
-    source: &SpiffeId,
+    (source, from): (&SpiffeId, IpAddr),
     expected: Arc<[SpiffeId]>,
     to: SocketAddr,
     abrupt: Abrupt,
 ) -> Result<(Tunnel, impl Future<Output = ()> + Send + use<>), DialError> {
     let certificate = certificate(certificates, source).await?;
-    let tcp = connect(sockets, to, CONNECT_TIMEOUT).await?;
+    let tcp = connect(sockets, Some(from), to, CONNECT_TIMEOUT).await?;
     let socket = TunnelSocket::new(tcp, abrupt).map_err(|cause| DialError::Socket { to, cause })?;
     let shaken = client::handshake(ReadAhead::new(socket), certificate.client_config(expected));
     match timeout(HANDSHAKE_TIMEOUT, shaken).await {
@@ -197,8 +204,8 @@ mod tests {
     }
 
     impl Sockets for Recorder {
-        fn dialler(&self, to: SocketAddr) -> io::Result<TcpSocket> {
-            PlainSockets.dialler(to)
+        fn dialler(&self, _: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpSocket> {
+            PlainSockets.dialler(None, to)
         }
 
         fn delivery(&self, client: SocketAddr, to: SocketAddr) -> io::Result<TcpSocket> {
@@ -206,7 +213,7 @@ mod tests {
             if self.port_taken && client.port() != 0 {
                 return Err(io::ErrorKind::AddrInUse.into());
             }
-            PlainSockets.dialler(to)
+            PlainSockets.dialler(None, to)
         }
 
         fn owns(&self, _: IpAddr) -> bool {

@@ -132,7 +132,7 @@ impl Gateway {
             record.destination.address = Some(*endpoint);
             let is_last = index + 1 == endpoints.len();
             let within = if is_last { CONNECT_TIMEOUT } else { NEXT_ENDPOINT };
-            match timeout_at(give_up, connect(&*self.sockets, *endpoint, within)).await {
+            match timeout_at(give_up, connect(&*self.sockets, None, *endpoint, within)).await {
                 Ok(Ok(tcp)) => match Leg::dialled(tcp) {
                     Ok(leg) => return Ok(leg),
                     Err(error) => last = error.to_string(),

@@ -174,7 +174,7 @@ impl PodProxy {
                 note_service(record, service.as_deref());
                 record.destination.is(&source);
                 let subject = self.authorize_local(&source, to, record)?;
-                Ok((self.plain(to).await?, Some(subject)))
+                Ok((self.plain(to, record).await?, Some(subject)))
             }
             Route::Plain { to, workload, service } => {
                 note_service(record, service.as_deref());
@@ -182,7 +182,7 @@ impl PodProxy {
                 if let Some(workload) = workload {
                     record.destination.is(&workload);
                 }
-                Ok((self.plain(to).await?, None))
+                Ok((self.plain(to, record).await?, None))
             }
             Route::Hbone {
                 peer,
@@ -228,8 +228,14 @@ impl PodProxy {
         }
     }
 
-    async fn plain(&self, to: SocketAddr) -> Result<Upstream, CloseReason> {
-        let connected = connect(&*self.sockets, to, CONNECT_TIMEOUT).await;
+    async fn plain(&self, to: SocketAddr, record: &Record) -> Result<Upstream, CloseReason> {
+        let connected = connect(
+            &*self.sockets,
+            record.source.address.map(|address| address.ip()),
+            to,
+            CONNECT_TIMEOUT,
+        )
+        .await;
         connected
             .map(Upstream::Tcp)
             .map_err(|error| CloseReason::failed(Who::Server, Phase::Connect, error.to_string()))
@@ -279,7 +285,10 @@ impl PodProxy {
         let failed = |error: DialError| CloseReason::of_dial(&error);
         let id = self.identity(source)?;
         let certificate = dial::certificate(&self.certificates, &id).await.map_err(failed)?;
-        let shaken = client::handshake(ReadAhead::passing(outer.into_io()), certificate.client_config(expected));
+        let shaken = client::handshake(
+            ReadAhead::passing(outer.into_io().lingering()),
+            certificate.client_config(expected),
+        );
         let (tunnel, driver) = timeout(HANDSHAKE_TIMEOUT, shaken)
             .await
             .map_err(|_| {

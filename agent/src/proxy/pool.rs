@@ -198,7 +198,7 @@ impl Shared {
         let expected = Arc::clone(&key.expected);
         let abrupt = self.abrupt.clone();
         let dialled = tokio::select! {
-            dialled = dial::tunnel(&*self.sockets, &self.certificates, &key.source, expected, key.peer, abrupt) => dialled,
+            dialled = dial::tunnel(&*self.sockets, &self.certificates, (&key.source, key.source_ip), expected, key.peer, abrupt) => dialled,
             () = waiters.closed() => Err(DialError::Abandoned { to: key.peer }),
         };
         let (outcome, driven) = match dialled {

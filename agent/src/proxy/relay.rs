@@ -99,7 +99,7 @@ pub(crate) async fn tunnelled(mut leg: Leg, mut stream: Stream, tally: &mut Tall
     };
     match &ended {
         Ended::Finished { .. } => leg.finish(),
-        Ended::Broken { side: Side::Near, .. } => stream.reset(Reason::CONNECT_ERROR),
+        Ended::Broken { side: Side::Near, .. } => stream.reset(APPLICATION_BROKE),
         Ended::Broken { side: Side::Far, .. } => stream.reset(Reason::CANCEL),
     }
     ended
@@ -130,6 +130,10 @@ pub(crate) async fn plain(mut near: Leg, mut far: Leg, descriptors: &Descriptors
     ended
 }
 
+/// What a peer is told when the application's connection broke. RFC 9113 §8.5 names CONNECT_ERROR for it, but Envoy
+/// (1.40) ends its own application's connection cleanly on that one, and resets it on any other.
+pub(super) const APPLICATION_BROKE: Reason = Reason::INTERNAL_ERROR;
+
 /// Which directions are done.
 #[derive(Default)]
 struct Progress {
@@ -144,6 +148,12 @@ impl Progress {
             Poll::Ready(Ok(())) => {
                 self.forth = true;
                 self.first.get_or_insert(Side::Near);
+            }
+            // The peer takes no more. Whether it has said all, the other direction tells: a stream may be reset right after
+            // its END_STREAM, and what came before that is still to be delivered.
+            Poll::Ready(Err(Fault::Sink(LegError::Stream(StreamError::Reset(_))))) if !self.back => {
+                self.forth = true;
+                self.first.get_or_insert(Side::Far);
             }
             Poll::Ready(Err(Fault::Source(error))) => {
                 return Poll::Ready(Ended::Broken {

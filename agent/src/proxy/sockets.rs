@@ -11,11 +11,12 @@ use tokio::net::{TcpSocket, TcpStream};
 
 /// Sockets in a pod's network namespace. The pod's enrolment makes them; [`PlainSockets`] are those of this process.
 pub trait Sockets: Send + Sync + 'static {
-    /// A socket that dials `to` as the agent: it is never redirected.
+    /// A socket that dials `to` as the agent: it is never redirected. `from` is the address which the application that
+    /// wants it has as its source; one that is not the pod's is left out.
     ///
     /// # Errors
     /// When the kernel gives none.
-    fn dialler(&self, to: SocketAddr) -> io::Result<TcpSocket>;
+    fn dialler(&self, from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpSocket>;
 
     /// A socket that reaches the pod's application at `to` with `client` as its source; port 0 is any port.
     ///
@@ -47,7 +48,7 @@ pub trait Sockets: Send + Sync + 'static {
 pub struct PlainSockets;
 
 impl Sockets for PlainSockets {
-    fn dialler(&self, to: SocketAddr) -> io::Result<TcpSocket> {
+    fn dialler(&self, _: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpSocket> {
         if to.is_ipv4() {
             TcpSocket::new_v4()
         } else {
@@ -56,7 +57,7 @@ impl Sockets for PlainSockets {
     }
 
     fn delivery(&self, _: SocketAddr, to: SocketAddr) -> io::Result<TcpSocket> {
-        self.dialler(to)
+        self.dialler(None, to)
     }
 
     fn owns(&self, _: IpAddr) -> bool {

@@ -23,7 +23,6 @@ use crate::{
         server::{self, Incoming, Tunnel},
     },
     identity::{Certificate, SpiffeId},
-    tls::with_causes,
 };
 
 /// Handshakes under way at once at one listener. Each costs a signature and a key exchange; more at once would only
@@ -168,7 +167,7 @@ async fn handshake<T: Terminator>(
         let _permit = parts.handshakes.acquire().await.map_err(|error| failed(&error))?;
         server::handshake(ReadAhead::new(socket), certificate.server_config())
             .await
-            .map_err(|error| failed(&with_causes(&error)))
+            .map_err(|error| failed(&error.to_string()))
     };
     let tunnel = timeout_at(give_up, shaken).await.map_err(late)??;
     let source = tunnel.peer().clone();

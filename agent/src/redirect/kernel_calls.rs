@@ -1,7 +1,7 @@
 //! The few kernel calls no crate wraps.
 #![expect(
     unsafe_code,
-    reason = "SO_NETNS_COOKIE, IP_LOCAL_PORT_RANGE, bpf(BPF_OBJ_GET) and bpf(BPF_OBJ_GET_INFO_BY_FD) have no safe wrapper"
+    reason = "SO_NETNS_COOKIE, IP_LOCAL_PORT_RANGE, bpf(2) on pinned links have no safe wrapper"
 )]
 
 use std::{
@@ -15,8 +15,13 @@ use std::{
 };
 
 /// `bpf(2)` commands.
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_DETACH: libc::c_long = 34;
+/// linux/bpf.h, `enum bpf_attach_type`.
+const BPF_CGROUP_SETSOCKOPT: u32 = 22;
 /// linux/bpf.h, `enum bpf_link_type`.
 const BPF_LINK_TYPE_NETNS: u32 = 5;
 const BPF_LINK_TYPE_TCX: u32 = 11;
@@ -88,7 +93,7 @@ struct InfoRequest {
     info: u64,
 }
 
-/// The head of `union bpf_attr` for `BPF_OBJ_GET`.
+/// The head of `union bpf_attr` for `BPF_OBJ_GET` and `BPF_OBJ_PIN`.
 #[repr(C)]
 struct GetRequest {
     path: u64,
@@ -137,6 +142,84 @@ pub(super) fn inspect(pin: &Path) -> io::Result<KernelLink> {
     })
 }
 
+/// The head of `union bpf_attr` for `BPF_LINK_CREATE`.
+#[repr(C)]
+struct LinkRequest {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches a setsockopt program to a cgroup and pins the link: aya 0.14 makes this one link, but cannot pin it.
+pub(super) fn pin_setsockopt(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
+    let request = LinkRequest {
+        program: u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?,
+        target: u32::try_from(cgroup.as_raw_fd()).map_err(io::Error::other)?,
+        attach_type: BPF_CGROUP_SETSOCKOPT,
+        flags: 0,
+    };
+    // SAFETY: the attribute is of the size given; both descriptors are open until the call returns.
+    let link = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_LINK_CREATE,
+            &raw const request,
+            mem::size_of::<LinkRequest>(),
+        )
+    };
+    let link = made(link)?;
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let fd = u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?;
+    let request = GetRequest {
+        path: path.as_ptr() as u64,
+        fd,
+        flags: 0,
+    };
+    // SAFETY: the attribute is of the size given and names a string and a descriptor that live until the call returns.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_PIN,
+            &raw const request,
+            mem::size_of::<GetRequest>(),
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Takes the descriptor that a call has just made, or its error.
+fn made(answer: libc::c_long) -> io::Result<OwnedFd> {
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = RawFd::try_from(answer).map_err(io::Error::other)?;
+    // SAFETY: the kernel made this descriptor for us just now; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Detaches a pinned link at once. A link that only loses its pin goes after a grace period, and until then its place is
+/// taken. Gone already is no error.
+pub(super) fn detach(pin: &Path) -> io::Result<()> {
+    let link = match open_pin(pin) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let fd = u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?;
+    // SAFETY: the attribute is one descriptor, of the size given, which is open until the call returns.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const fd, mem::size_of::<u32>()) };
+    match io::Error::last_os_error() {
+        _ if done == 0 => Ok(()),
+        // Its namespace or interface has gone before it.
+        error if error.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
+        error => Err(error),
+    }
+}
+
 fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let request = GetRequest {
@@ -145,18 +228,12 @@ fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
         flags: 0,
     };
     // SAFETY: the attribute is of the size given and names a string that lives until the call returns.
-    let fd = unsafe {
+    made(unsafe {
         libc::syscall(
             libc::SYS_bpf,
             BPF_OBJ_GET,
             &raw const request,
             mem::size_of::<GetRequest>(),
         )
-    };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel made this descriptor for us just now; nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    })
 }

@@ -1,20 +1,20 @@
-//! The node's programs: connect4, connect6 and probes, attached once at the root cgroup; the guards, attached to links of
+//! The node's programs: setsockopt, connect4, connect6 and probes, attached once at the root cgroup; the guards, attached to links of
 //! pods later.
 
-use std::{fs::File, path::Path};
+use std::{fs::File, os::fd::AsFd as _, path::Path};
 
 use aya::{
-    EbpfLoader,
+    Ebpf, EbpfLoader,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, SchedClassifier, SockOps,
+        CgroupAttachMode, Program, SchedClassifier,
         links::{FdLink, PinnedLink},
     },
 };
 
-use super::{Maps, Netns, Pins, RedirectError, maps, objects};
+use super::{Maps, Netns, Pins, RedirectError, kernel_calls, maps, objects};
 
 /// Links every agent of a node has, by program name.
-pub const LINKS: [&str; 3] = ["connect4", "connect6", "probes"];
+pub const LINKS: [&str; 4] = ["setsockopt", "connect4", "connect6", "probes"];
 
 /// The guards: for links with and without an Ethernet header.
 pub const GUARDS: [&str; 2] = ["guard_ether", "guard_ip"];
@@ -76,56 +76,11 @@ impl NodePrograms {
             cause,
         })?;
         for name in GUARDS {
-            let failed = |step| {
-                move |cause| RedirectError::Program {
-                    program: name,
-                    step,
-                    cause,
-                }
-            };
-            let program: &mut SchedClassifier = loaded
-                .program_mut(name)
-                .ok_or(RedirectError::NoObjects)?
-                .try_into()
-                .map_err(boxed)
-                .map_err(failed("reading"))?;
-            program.load().map_err(boxed).map_err(failed("loading"))?;
-            program
-                .pin(pins.program(name))
-                .map_err(boxed)
-                .map_err(failed("pinning"))?;
+            load_guard(&mut loaded, &pins, name)?;
         }
         for name in LINKS {
-            let failed = |step| {
-                move |cause| RedirectError::Program {
-                    program: name,
-                    step,
-                    cause,
-                }
-            };
             let program = loaded.program_mut(name).ok_or(RedirectError::NoObjects)?;
-            let link: FdLink = if name == "probes" {
-                let program: &mut SockOps = program.try_into().map_err(boxed).map_err(failed("reading"))?;
-                program.load().map_err(boxed).map_err(failed("loading"))?;
-                let id = program
-                    .attach(&cgroup, CgroupAttachMode::Single)
-                    .map_err(boxed)
-                    .map_err(failed("attaching"))?;
-                let link = program.take_link(id).map_err(boxed).map_err(failed("attaching"))?;
-                link.try_into().map_err(boxed).map_err(failed("attaching"))?
-            } else {
-                let program: &mut CgroupSockAddr = program.try_into().map_err(boxed).map_err(failed("reading"))?;
-                program.load().map_err(boxed).map_err(failed("loading"))?;
-                let id = program
-                    .attach(&cgroup, CgroupAttachMode::Single)
-                    .map_err(boxed)
-                    .map_err(failed("attaching"))?;
-                let link = program.take_link(id).map_err(boxed).map_err(failed("attaching"))?;
-                link.try_into().map_err(boxed).map_err(failed("attaching"))?
-            };
-            link.pin(pins.node_link(name))
-                .map_err(boxed)
-                .map_err(failed("pinning"))?;
+            attach(program, name, &cgroup, &pins.node_link(name))?;
         }
         Ok(Self {
             maps: Maps::open(&pins)?,
@@ -170,6 +125,53 @@ impl NodePrograms {
     }
 }
 
+/// Loads a guard and pins it, for [`super::PodPrograms::guard`].
+fn load_guard(loaded: &mut Ebpf, pins: &Pins, name: &'static str) -> Result<(), RedirectError> {
+    let program = loaded.program_mut(name).ok_or(RedirectError::NoObjects)?;
+    let guard: &mut SchedClassifier = program.try_into().map_err(failed(name, "reading"))?;
+    guard.load().map_err(failed(name, "loading"))?;
+    guard.pin(pins.program(name)).map_err(failed(name, "pinning"))
+}
+
+/// aya gives both kinds the same methods, but no trait for them.
+macro_rules! attach_as {
+    ($program:expr, $name:expr, $cgroup:expr, $pin:expr) => {{
+        $program.load().map_err(failed($name, "loading"))?;
+        let id = $program
+            .attach($cgroup, CgroupAttachMode::Single)
+            .map_err(failed($name, "attaching"))?;
+        let link = $program.take_link(id).map_err(failed($name, "attaching"))?;
+        let link = FdLink::try_from(link).map_err(failed($name, "attaching"))?;
+        link.pin($pin).map(drop).map_err(failed($name, "pinning"))
+    }};
+}
+
+/// Loads a program, attaches it to the root cgroup and pins the link.
+fn attach(program: &mut Program, name: &'static str, cgroup: &File, pin: &Path) -> Result<(), RedirectError> {
+    match program {
+        Program::SockOps(program) => attach_as!(program, name, cgroup, pin),
+        Program::CgroupSockAddr(program) => attach_as!(program, name, cgroup, pin),
+        Program::CgroupSockopt(program) => {
+            program.load().map_err(failed(name, "loading"))?;
+            let program = program.fd().map_err(failed(name, "loading"))?;
+            kernel_calls::pin_setsockopt(program.as_fd(), cgroup.as_fd(), pin).map_err(failed(name, "attaching"))
+        }
+        _ => Err(RedirectError::NoObjects),
+    }
+}
+
+/// An error of aya, with the program and the step it belongs to.
+pub(super) fn failed<E>(program: &'static str, step: &'static str) -> impl FnOnce(E) -> RedirectError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |cause| RedirectError::Program {
+        program,
+        step,
+        cause: Box::new(cause),
+    }
+}
+
 /// Makes every object use the maps of this generation.
 pub(super) fn share_maps(loader: &mut EbpfLoader<'_>, pins: &Pins) {
     for name in maps::NAMES {
@@ -180,10 +182,4 @@ pub(super) fn share_maps(loader: &mut EbpfLoader<'_>, pins: &Pins) {
 /// aya-log's level: 0 is off, 4 is debug.
 pub(super) fn log_level(on: bool) -> u8 {
     if on { 4 } else { 0 }
-}
-
-pub(super) fn boxed<E: std::error::Error + Send + Sync + 'static>(
-    error: E,
-) -> Box<dyn std::error::Error + Send + Sync> {
-    Box::new(error)
 }

@@ -14,12 +14,16 @@ use isthmus_abi::MAX_SLOTS;
 use super::{
     Netns, Pins, RedirectError, grace,
     kernel_calls::{self, KernelLink},
-    node::{boxed, log_level, share_maps},
+    node::{failed, log_level, share_maps},
     objects,
     policy_routing::Link,
 };
 
 /// The slot constants of the programs; the loader wants references that outlive it.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated when it compiles; out of bounds would not"
+)]
 static SLOTS: [u32; MAX_SLOTS as usize] = {
     let mut slots = [0; MAX_SLOTS as usize];
     let mut slot = 0;
@@ -98,29 +102,17 @@ impl PodPrograms {
                     cause: Box::new(cause),
                 })?
         };
-        let failed = |step| {
-            move |cause| RedirectError::Program {
-                program: "claim",
-                step,
-                cause,
-            }
-        };
         let claim: &mut SkLookup = object
             .program_mut("claim")
             .ok_or(RedirectError::NoObjects)?
             .try_into()
-            .map_err(boxed)
-            .map_err(failed("reading"))?;
-        claim.load().map_err(boxed).map_err(failed("loading"))?;
-        let id = claim
-            .attach(netns.as_fd())
-            .map_err(boxed)
-            .map_err(failed("attaching"))?;
-        let taken = claim.take_link(id).map_err(boxed).map_err(failed("attaching"))?;
+            .map_err(failed("claim", "reading"))?;
+        claim.load().map_err(failed("claim", "loading"))?;
+        let id = claim.attach(netns.as_fd()).map_err(failed("claim", "attaching"))?;
+        let taken = claim.take_link(id).map_err(failed("claim", "attaching"))?;
         FdLink::from(taken)
             .pin(self.pins.claim(slot))
-            .map_err(boxed)
-            .map_err(failed("pinning"))?;
+            .map_err(failed("claim", "pinning"))?;
         Ok(())
     }
 
@@ -134,16 +126,8 @@ impl PodPrograms {
             None => {}
         }
         let name = if link.ethernet { "guard_ether" } else { "guard_ip" };
-        let failed = |step| {
-            move |cause| RedirectError::Program {
-                program: name,
-                step,
-                cause,
-            }
-        };
-        let mut program = SchedClassifier::from_pin(self.pins.program(name))
-            .map_err(boxed)
-            .map_err(failed("opening its pin"))?;
+        let mut program =
+            SchedClassifier::from_pin(self.pins.program(name)).map_err(failed(name, "opening its pin"))?;
         let short = grace::Short::begin();
         let attached = netns
             .run(|| {
@@ -153,27 +137,23 @@ impl PodPrograms {
                     TcAttachOptions::TcxOrder(LinkOrder::first()),
                 )
             })
-            .map_err(boxed)
-            .map_err(failed("entering the pod"))?;
+            .map_err(failed(name, "entering the pod"))?;
         drop(short);
-        let id = attached.map_err(boxed).map_err(failed("attaching to a link"))?;
-        let taken = program
-            .take_link(id)
-            .map_err(boxed)
-            .map_err(failed("attaching to a link"))?;
-        let fd_link = FdLink::try_from(taken)
-            .map_err(boxed)
-            .map_err(failed("attaching to a link"))?;
-        fd_link.pin(&pin).map_err(boxed).map_err(failed("pinning"))?;
+        let id = attached.map_err(failed(name, "attaching to a link"))?;
+        let taken = program.take_link(id).map_err(failed(name, "attaching to a link"))?;
+        let fd_link = FdLink::try_from(taken).map_err(failed(name, "attaching to a link"))?;
+        fd_link.pin(&pin).map_err(failed(name, "pinning"))?;
         Ok(())
     }
 
     /// Takes the guards off the pod's links.
     pub fn unguard(&self, slot: u32) -> Result<(), RedirectError> {
-        self.pins
-            .guards(slot)
-            .into_iter()
-            .try_for_each(|interface| Pins::remove_file(&self.pins.guard(slot, interface)))
+        let _short = grace::Short::begin();
+        self.pins.guards(slot).into_iter().try_for_each(|interface| {
+            let pin = self.pins.guard(slot, interface);
+            kernel_calls::detach(&pin).map_err(failed("guard", "detaching"))?;
+            Pins::remove_file(&pin)
+        })
     }
 
     /// Removes the guard's pin of an interface that is gone.
@@ -216,6 +196,8 @@ impl PodPrograms {
 
     /// Detaches and unpins everything of the slot.
     pub fn remove(&self, slot: u32) -> Result<(), RedirectError> {
+        self.unguard(slot)?;
+        kernel_calls::detach(&self.pins.claim(slot)).map_err(failed("claim", "detaching"))?;
         Pins::remove(&self.pins.pod(slot))
     }
 }

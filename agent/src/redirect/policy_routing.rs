@@ -24,8 +24,14 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::Netns;
 
-/// Lets a listening socket's children inherit the mark of their SYN, so that replies to deliveries return over `lo`.
-const MARK_ACCEPT_SYSCTL: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
+/// Lets a listening socket's children inherit the mark of their SYN, so that replies to deliveries return over `lo`; and
+/// lets the RST that refuses a delivery bear its mark, or it would leave by the pod's links. The last is absent where IPv6
+/// is.
+const SYSCTLS: [&str; 3] = [
+    "/proc/sys/net/ipv4/tcp_fwmark_accept",
+    "/proc/sys/net/ipv4/fwmark_reflect",
+    "/proc/sys/net/ipv6/fwmark_reflect",
+];
 
 /// Why a pod's links, addresses, rules or routes could not be read or set.
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +48,12 @@ pub enum RoutingError {
         #[source]
         cause: rtnetlink::Error,
     },
-    /// The sysctl cannot be set.
-    #[error("setting {MARK_ACCEPT_SYSCTL} to 1 in the pod (is /proc/sys mounted read-only in the agent's container?)")]
-    Sysctl(#[source] io::Error),
+    /// A sysctl cannot be set.
+    #[error("setting {0} in the pod (is /proc/sys mounted read-only in the agent's container?)")]
+    Sysctl(&'static str, #[source] io::Error),
+    /// The pod's namespace cannot be entered.
+    #[error("entering the pod's network namespace")]
+    Enter(#[source] io::Error),
 }
 
 /// A network interface of a pod, not `lo`.
@@ -170,10 +179,7 @@ impl PodRouting {
     /// Makes marked packets of the pod, and TCP from the named guest interfaces, come to `lo`'s side. `interior` tells the
     /// source addresses; called again after they changed, it replaces them.
     pub async fn install(&self, netns: &Netns, interior: &Interior, guests: &[String]) -> Result<(), RoutingError> {
-        netns
-            .run(|| fs::write(MARK_ACCEPT_SYSCTL, "1"))
-            .and_then(|written| written)
-            .map_err(RoutingError::Sysctl)?;
+        netns.run(|| set_sysctls("1")).map_err(RoutingError::Enter)??;
         if let Some(source) = interior.primary_v4() {
             let route = RouteMessageBuilder::<Ipv4Addr>::new().pref_source(source);
             self.replace_route(local_default(route)).await?;
@@ -187,12 +193,9 @@ impl PodRouting {
         Ok(())
     }
 
-    /// Removes every rule and route that bears our protocol number, and sets the sysctl back to its default.
+    /// Removes every rule and route that bears our protocol number, and sets the sysctls back to their default.
     pub async fn remove(&self, netns: &Netns) -> Result<(), RoutingError> {
-        netns
-            .run(|| fs::write(MARK_ACCEPT_SYSCTL, "0"))
-            .and_then(|written| written)
-            .map_err(RoutingError::Sysctl)?;
+        netns.run(|| set_sysctls("0")).map_err(RoutingError::Enter)??;
         for version in [IpVersion::V4, IpVersion::V6] {
             let rules = self
                 .handle
@@ -276,6 +279,15 @@ async fn add_rule(rule: RuleAddRequest, version: IpVersion) -> Result<(), Routin
         Err(error) if is_errno(&error, libc::EEXIST) => Ok(()),
         other => other.map_err(refused("adding our rule")),
     }
+}
+
+fn set_sysctls(value: &str) -> Result<(), RoutingError> {
+    SYSCTLS
+        .into_iter()
+        .try_for_each(|sysctl| match fs::write(sysctl, value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            written => written.map_err(|error| RoutingError::Sysctl(sysctl, error)),
+        })
 }
 
 fn local_default<T>(route: RouteMessageBuilder<T>) -> netlink_packet_route::route::RouteMessage {

@@ -83,10 +83,16 @@ fn listen(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     socket.listen(BACKLOG)
 }
 
-/// A socket in the pod that dials as the agent: not redirected, and let out by the guard.
-pub fn dialler(netns: &Netns, own: &OwnSockets, to: SocketAddr) -> io::Result<TcpStream> {
+/// A socket in the pod that dials as the agent: not redirected, and let out by the guard. `from` is one of the pod's
+/// addresses, or none for the kernel's choice.
+pub fn dialler(netns: &Netns, own: &OwnSockets, from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = netns.run(|| stream(to)).and_then(|made| made)?;
     own.own(&socket).map_err(io::Error::other)?;
+    if let Some(from) = from {
+        // The port is chosen at connect(), when the whole tuple is known.
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+    }
     Ok(socket.into())
 }
 
@@ -103,8 +109,9 @@ pub fn delivery(netns: &Netns, own: &OwnSockets, client: SocketAddr, to: SocketA
     if client.port() == 0 {
         // The port is chosen at connect(), when the whole tuple is known.
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
-        // Before Linux 6.3 a rare meeting with a live connection is left to the redial.
-        let _ = kernel_calls::limit_local_ports(socket.as_fd(), &DELIVERY_PORTS).is_ok();
+        if let Err(error) = kernel_calls::limit_local_ports(socket.as_fd(), &DELIVERY_PORTS) {
+            tracing::debug!(%error, "a delivery may meet a live connection and be redialled (Linux 6.3 keeps them apart)");
+        }
     }
     socket.bind(&client.into())?;
     Ok(socket.into())

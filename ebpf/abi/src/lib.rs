@@ -173,8 +173,14 @@ verdicts! {
     ProbeNoted = 15 "probe_noted",
     /// A probe's tuple could not be noted: the map is full.
     ProbeLost = 16 "probe_not_noted",
+    /// setsockopt(): refused, the option would send frames past the guard.
+    BypassRefused = 17 "setsockopt_refused_bypass",
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated when it compiles; out of bounds would not"
+)]
 const _: () = {
     assert!(size_of::<Pod>() == 4 && align_of::<Pod>() == 4);
     assert!(size_of::<Rules>() == 8 && offset_of!(Rules, outbound_port) == 4 && offset_of!(Rules, hbone_port) == 6);

@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `node` | `connect4`, `connect6` | cgroup connect, root cgroup | does this connect leave its pod through the agent |
 //! | `node` | `probes` | sockops, root cgroup | which connections are the node's own; counts plaintext ones |
+//! | `node` | `setsockopt` | cgroup setsockopt, root cgroup | is this option a way past the guard |
 //! | `pod` | `claim` | sk_lookup, the pod's network namespace | which socket takes a SYN |
 //! | `node` | `guard_ether`, `guard_ip` | tcx egress, the pod's links | does this packet leave the pod |
 #![no_std]

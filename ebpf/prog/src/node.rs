@@ -8,6 +8,8 @@ mod connect;
 mod guard;
 #[path = "probes.rs"]
 mod probes;
+#[path = "setsockopt.rs"]
+mod setsockopt;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {

@@ -7,7 +7,10 @@ use tokio::{
 
 use super::world::World;
 use crate::{
-    hbone::tests::{ends, stream_pair},
+    hbone::{
+        StreamError,
+        tests::{ends, stream_pair},
+    },
     proxy::{
         accept::Accepted,
         connections::Connections,
@@ -146,6 +149,24 @@ async fn the_same_reset_before_the_end_was_sent_by_a_client_is_one() {
     let error = application.read(&mut text).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert!(matches!(relay.await.unwrap(), Ended::Broken { side: Side::Far, .. }));
+}
+
+#[tokio::test]
+async fn what_was_said_before_a_reset_that_follows_the_end_still_arrives() {
+    let (mut near, mut stream, _tunnel) = stream_pair(ends().await).await;
+    let (leg, mut application) = leg().await;
+    near.split().0.send("last words".into(), true).unwrap();
+    while stream.split().1.unread() == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(near);
+    let reset = std::future::poll_fn(|cx| stream.split().0.poll_reset(cx)).await;
+    assert!(matches!(reset, StreamError::Reset(h2::Reason::CANCEL)), "{reset}");
+    let relay = tokio::spawn(async move { relay::tunnelled(leg, stream, &mut Tally::default()).await });
+    let mut text = String::new();
+    application.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "last words");
+    assert!(matches!(relay.await.unwrap(), Ended::Finished { first: Side::Far }));
 }
 
 #[tokio::test]

@@ -58,9 +58,9 @@ pub(super) struct TestSockets {
 }
 
 impl Sockets for TestSockets {
-    fn dialler(&self, to: SocketAddr) -> io::Result<TcpSocket> {
+    fn dialler(&self, _: Option<std::net::IpAddr>, to: SocketAddr) -> io::Result<TcpSocket> {
         self.dialled.lock().unwrap().push(to);
-        let socket = PlainSockets.dialler(to)?;
+        let socket = PlainSockets.dialler(None, to)?;
         // As in the pod's network namespace, where its address is the source.
         let own = self.own.lock().unwrap()[0];
         socket.bind((own, 0).into())?;
@@ -69,7 +69,7 @@ impl Sockets for TestSockets {
 
     fn delivery(&self, client: SocketAddr, to: SocketAddr) -> io::Result<TcpSocket> {
         self.delivered.lock().unwrap().push((client, to));
-        PlainSockets.dialler(to)
+        PlainSockets.dialler(None, to)
     }
 
     fn owns(&self, ip: IpAddr) -> bool {
