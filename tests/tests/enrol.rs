@@ -126,7 +126,7 @@ fn enrol_and_release_under_load_break_nothing() -> Result {
     for churn in &mut churns {
         churn.close_input();
         let report = churn.report(Duration::from_secs(30))?;
-        assert!(report["done"].as_u64() > Some(100), "{report}");
+        assert!(report["done"].as_u64() > Some(20), "{report}");
         assert_eq!(
             (&report["unconnected"], &report["broken"]),
             (&0.into(), &0.into()),

@@ -28,8 +28,8 @@ pub struct Enrolled {
     pub state: State,
     addresses: Arc<ArcSwap<Vec<IpAddr>>>,
     flags: u32,
-    /// Interfaces the guard stands on.
-    links: Vec<u32>,
+    /// Links and addresses as they were last seen; the guard stands on these links.
+    interior: Interior,
     served: Option<Served>,
 }
 
@@ -79,14 +79,14 @@ impl Drop for Served {
 }
 
 impl Enrolled {
-    /// A pod of which only the record and what the kernel holds are known.
-    pub fn remembered(record: Record, state: State) -> Self {
+    /// A pod of which only the record and what the kernel holds are known; `addresses` are those the maps have for it.
+    pub fn remembered(record: Record, state: State, addresses: Vec<IpAddr>) -> Self {
         Self {
             record,
             state,
-            addresses: Arc::default(),
+            addresses: Arc::new(ArcSwap::from_pointee(addresses)),
             flags: FLAG_MTLS_REQUIRED,
-            links: Vec::new(),
+            interior: Interior::default(),
             served: None,
         }
     }
@@ -138,7 +138,7 @@ impl Enrolled {
         self.flags = self.wanted_flags(&parts.mesh.current(), &parts.network, &interior.addresses);
         let rules = listeners.rules(self.flags).map_err(RegistryError::Listeners)?;
         parts.programs.install(slot, &netns)?;
-        maps.set_addresses(slot, &maps.addresses(slot), &interior.addresses)?;
+        maps.set_addresses(slot, &self.addresses.load(), &interior.addresses)?;
         maps.set_guest_interfaces(slot, &self.guests(&interior))?;
         maps.set_rules(slot, rules)?;
         maps.set_listener(slot, LISTENER_OUTBOUND, &listeners.outbound)?;
@@ -152,6 +152,7 @@ impl Enrolled {
         self.served = Some(self.serve(parts, Arc::clone(&netns), listeners, rules, routing)?);
         maps.arm(netns.cookie(), slot)?;
         self.guard(parts, &interior)?;
+        self.interior = interior;
         self.state = State::Enrolled;
         Ok(())
     }
@@ -206,19 +207,19 @@ impl Enrolled {
         })
     }
 
-    fn guard(&mut self, parts: &Parts, interior: &Interior) -> Result<(), RegistryError> {
+    fn guard(&self, parts: &Parts, interior: &Interior) -> Result<(), RegistryError> {
         let Some(served) = &self.served else { return Ok(()) };
         for link in &interior.links {
             parts.programs.guard(self.record.slot, &served.netns, link)?;
         }
-        for gone in self
+        let gone = self
+            .interior
             .links
             .iter()
-            .filter(|index| !interior.links.iter().any(|link| link.index == **index))
-        {
-            parts.programs.forget_link(self.record.slot, *gone)?;
+            .filter(|old| !interior.links.iter().any(|link| link.index == old.index));
+        for link in gone {
+            parts.programs.forget_link(self.record.slot, link.index)?;
         }
-        self.links = interior.links.iter().map(|link| link.index).collect();
         Ok(())
     }
 
@@ -241,6 +242,14 @@ impl Enrolled {
             let routing = routing.lock().await;
             routing.interior().await.map_err(crate::redirect::RedirectError::from)?
         };
+        if interior == self.interior {
+            // An address that went and came back took our route with it.
+            let routing = routing.lock().await;
+            return Ok(routing
+                .set_routes(&interior)
+                .await
+                .map_err(crate::redirect::RedirectError::from)?);
+        }
         if self.state == State::Enrolled {
             self.guard(parts, &interior)?;
         }
@@ -264,12 +273,12 @@ impl Enrolled {
                 .set_addresses(self.slot(), &old, &interior.addresses)?;
             self.addresses.store(Arc::new(interior.addresses.clone()));
         }
-        // Also when nothing changed: the kernel removes our route with the address it names as source.
         let routing = routing.lock().await;
         routing
             .install(&netns, &interior, &self.record.pod.reroute_interfaces)
             .await
             .map_err(crate::redirect::RedirectError::from)?;
+        self.interior = interior;
         Ok(())
     }
 
@@ -308,7 +317,7 @@ impl Enrolled {
     pub fn release(&mut self, parts: &Parts, until: Instant) -> Result<(), RegistryError> {
         parts.node.maps().disarm(self.record.cookie)?;
         parts.programs.unguard(self.slot())?;
-        self.links.clear();
+        self.interior = Interior::default();
         self.state = State::Draining { until };
         self.reconsider(parts, &parts.mesh.current())
     }
@@ -352,7 +361,7 @@ impl Enrolled {
             .map_err(RegistryError::Keeper)?;
         parts.node.maps().disarm(self.record.cookie)?;
         parts.programs.remove(self.slot())?;
-        parts.node.maps().clear(self.slot())?;
+        parts.node.maps().clear(self.slot(), &self.addresses.load())?;
         parts.records.remove(self.slot())?;
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
+    net::IpAddr,
     os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -200,15 +201,17 @@ impl Registry {
             retried: Instant::now(),
             draining: None,
         };
+        let mut addresses = registry.parts.node.maps().addresses();
         for record in registry.parts.records.read_all() {
             let listeners = take_held(&mut held, &record);
-            registry.adopt_one(record, listeners).await;
+            let noted = addresses.remove(&record.slot).unwrap_or_default();
+            registry.adopt_one(record, listeners, noted).await;
         }
-        registry.sweep_strangers();
+        registry.sweep_strangers(&addresses);
         (registry, Pods(sender))
     }
 
-    async fn adopt_one(&mut self, mut record: Record, held: Option<Listeners>) {
+    async fn adopt_one(&mut self, mut record: Record, held: Option<Listeners>, addresses: Vec<IpAddr>) {
         let slot = record.slot;
         let name = record.pod.name.clone();
         let same = Netns::open(&record.pod.netns)
@@ -216,13 +219,13 @@ impl Registry {
             .filter(|netns| netns.cookie() == record.cookie);
         let generation = self.parts.node.pins().generation().to_owned();
         let Some(netns) = same else {
-            let pod = Enrolled::remembered(record, State::Lingering);
+            let pod = Enrolled::remembered(record, State::Lingering, addresses);
             self.pods.insert(slot, pod);
             return;
         };
         let stale = record.generation != generation;
         record.generation = generation;
-        let mut pod = Enrolled::remembered(record, State::Unserved);
+        let mut pod = Enrolled::remembered(record, State::Unserved, addresses);
         let outcome = match self.parts.records.write(&pod.record) {
             Ok(()) => pod.bring_in(&self.parts, netns, held).await,
             Err(error) => Err(error.into()),
@@ -235,7 +238,7 @@ impl Registry {
     }
 
     /// Removes pins and armed namespaces of slots that no record tells of.
-    fn sweep_strangers(&self) {
+    fn sweep_strangers(&self, addresses: &BTreeMap<u32, Vec<IpAddr>>) {
         let known: BTreeSet<u32> = self.pods.keys().copied().collect();
         let pinned = self.parts.node.pins().pods();
         let armed = self.parts.node.maps().armed();
@@ -245,12 +248,12 @@ impl Registry {
         }
         for slot in pinned.into_iter().filter(|slot| !known.contains(slot)) {
             tracing::warn!(slot, "removing pins that no record tells of");
-            report(
+            report(self.parts.programs.remove(slot).and_then(|()| {
                 self.parts
-                    .programs
-                    .remove(slot)
-                    .and_then(|()| self.parts.node.maps().clear(slot)),
-            );
+                    .node
+                    .maps()
+                    .clear(slot, addresses.get(&slot).map_or(&[], Vec::as_slice))
+            }));
         }
     }
 
@@ -372,7 +375,7 @@ impl Registry {
         };
         self.parts.records.write(&record)?;
         let name = record.pod.name.clone();
-        let mut enrolled = Enrolled::remembered(record, State::Unserved);
+        let mut enrolled = Enrolled::remembered(record, State::Unserved, Vec::new());
         match enrolled.bring_in(&self.parts, netns, None).await {
             Ok(()) => {
                 tracing::info!(pod = name, slot, took = ?began.elapsed(), "pod enrolled");

@@ -137,23 +137,23 @@ impl Maps {
         .map_err(failed("REROUTED", "noting a pod's guest interfaces (is the map full?)"))
     }
 
-    /// Addresses noted for a slot.
-    pub fn addresses(&self, slot: u32) -> Vec<IpAddr> {
+    /// Addresses noted for every slot. It reads the whole map: for taking up what an earlier agent left.
+    pub fn addresses(&self) -> BTreeMap<u32, Vec<IpAddr>> {
         self.with(|tables| {
-            tables
-                .addresses
-                .keys()
-                .filter_map(Result::ok)
-                .filter(|key| key.slot == slot)
-                .map(|key| IpAddr::from(key.address).to_canonical())
-                .collect()
+            let mut found: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
+            for key in tables.addresses.keys().filter_map(Result::ok) {
+                found
+                    .entry(key.slot)
+                    .or_default()
+                    .push(IpAddr::from(key.address).to_canonical());
+            }
+            found
         })
     }
 
-    /// Forgets a slot: its addresses, rules and counters. Its listeners go with their sockets.
-    pub fn clear(&self, slot: u32) -> Result<(), RedirectError> {
-        let addresses = self.addresses(slot);
-        self.set_addresses(slot, &addresses, &[])?;
+    /// Forgets a slot: its addresses, which these are, its rules and counters. Its listeners go with their sockets.
+    pub fn clear(&self, slot: u32, addresses: &[IpAddr]) -> Result<(), RedirectError> {
+        self.set_addresses(slot, addresses, &[])?;
         self.set_guest_interfaces(slot, &[])?;
         self.set_rules(slot, Rules::default())?;
         self.with(|tables| {

@@ -180,15 +180,24 @@ impl PodRouting {
     /// source addresses; called again after they changed, it replaces them.
     pub async fn install(&self, netns: &Netns, interior: &Interior, guests: &[String]) -> Result<(), RoutingError> {
         netns.run(|| set_sysctls("1")).map_err(RoutingError::Enter)??;
+        if interior.primary_v4().is_some() {
+            self.add_rules(IpVersion::V4, guests).await?;
+        }
+        if interior.primary_v6().is_some() {
+            self.add_rules(IpVersion::V6, guests).await?;
+        }
+        self.set_routes(interior).await
+    }
+
+    /// Sets our routes again: the kernel removes one together with the address it names as source.
+    pub async fn set_routes(&self, interior: &Interior) -> Result<(), RoutingError> {
         if let Some(source) = interior.primary_v4() {
             let route = RouteMessageBuilder::<Ipv4Addr>::new().pref_source(source);
             self.replace_route(local_default(route)).await?;
-            self.add_rules(IpVersion::V4, guests).await?;
         }
         if let Some(source) = interior.primary_v6() {
             let route = RouteMessageBuilder::<Ipv6Addr>::new().pref_source(source);
             self.replace_route(local_default(route)).await?;
-            self.add_rules(IpVersion::V6, guests).await?;
         }
         Ok(())
     }

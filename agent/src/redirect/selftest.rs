@@ -37,7 +37,7 @@ pub async fn run(node: &NodePrograms, programs: &PodPrograms) -> Result<(), Redi
     let outcome = prove(node, programs, &netns).await;
     node.maps().disarm(netns.cookie())?;
     programs.remove(SLOT)?;
-    node.maps().clear(SLOT)?;
+    node.maps().clear(SLOT, &[SELF_V4.into(), SELF_V6.into()])?;
     outcome
 }
 
