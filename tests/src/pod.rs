@@ -168,6 +168,15 @@ impl Pod {
 
     /// Brings it into the mesh, and says whether plaintext from outside is refused (`None`: as policies say).
     pub fn enrol_with(&self, mtls_required: Option<bool>) -> Result {
+        self.enrol_as(mtls_required, Vec::new())
+    }
+
+    /// Brings it into the mesh together with the guests that sit behind these of its interfaces.
+    pub fn enrol_with_guests(&self, interfaces: &[&str]) -> Result {
+        self.enrol_as(Some(false), interfaces.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    fn enrol_as(&self, mtls_required: Option<bool>, reroute_interfaces: Vec<String>) -> Result {
         self.ask(&Request::Enrol(Enrol {
             uid: self.uid(),
             namespace: self.namespace().to_owned(),
@@ -175,7 +184,7 @@ impl Pod {
             service_account: Some(self.service_account().to_owned()),
             netns: self.netns().path(),
             mtls_required,
-            reroute_interfaces: Vec::new(),
+            reroute_interfaces,
         }))
     }
 

@@ -1,9 +1,9 @@
 //! An agent that dies, wholly or in part, and comes back.
 
-use std::{collections::BTreeMap, net::SocketAddr, panic::resume_unwind, thread, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, panic::resume_unwind, thread, time::Duration};
 
 use isthmus_tests::{
-    Agent, Capture, Pod, Process, Result, log::field, roundtrip, scene::OneNetwork, wait::throughout, within,
+    Agent, Capture, Failure, Pod, Process, Result, log::field, roundtrip, scene::OneNetwork, wait::throughout, within,
 };
 use isthmus_wire::PodStatus;
 
@@ -181,6 +181,75 @@ fn while_the_agent_is_down_nothing_leaves_in_clear_and_waiting_connects_succeed_
     for to in targets {
         assert_eq!(capture.syns_to(to.ip(), PORT), [], "in clear to {to}");
     }
+    Ok(())
+}
+
+/// Makes what an agent left look like another version's: its pins and its records name other programs.
+fn as_of_another_version(agent: &Agent) -> Result<String> {
+    let pins = agent.node().pins();
+    let own = generation(agent)?;
+    let other = "0123456789abcdef";
+    fs::rename(pins.join(&own), pins.join(other))?;
+    for record in fs::read_dir(agent.node().run_dir().join("pods"))? {
+        let path = record?.path();
+        let text = fs::read_to_string(&path)?;
+        assert!(text.contains(&own), "{text}");
+        fs::write(path, text.replace(&own, other))?;
+    }
+    Ok(own)
+}
+
+/// The one directory of pins that an agent has.
+fn generation(agent: &Agent) -> Result<String> {
+    let found = fs::read_dir(agent.node().pins())?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<Vec<_>>>()?;
+    match &found[..] {
+        [one] => Ok(one.clone()),
+        _ => Err(Failure::new(format!("one generation is expected, not {found:?}"))),
+    }
+}
+
+#[test]
+fn an_agent_with_other_programs_arms_its_own_before_it_removes_the_old() -> Result {
+    let scene = OneNetwork::start("restart")?;
+    let [agent, _] = &scene.agents;
+    let echo = scene.server.echo(PORT)?;
+    let before = ids(agent)?;
+    let capture = Capture::start(scene.nodes[0].netns())?;
+    capture.listen_for(b"fence");
+    agent.kill()?;
+    let own = as_of_another_version(agent)?;
+    let churn = scene.client.peer(&[
+        "churn",
+        &scene.server.at(PORT).to_string(),
+        "--parallel",
+        "2",
+        "--pause-ms",
+        "5",
+    ])?;
+    agent.restart()?;
+    assert_eq!(generation(agent)?, own, "the other version's pins are gone");
+    let after = ids(agent)?;
+    assert_eq!(after.len(), before.len());
+    for (uid, (links, programs)) in &after {
+        let (old_links, old_programs) = &before[uid];
+        assert!(
+            links.values().all(|id| !old_links.values().any(|old| old == id)),
+            "{uid}: {links:?} {old_links:?}"
+        );
+        assert!(programs["claim"] != old_programs["claim"], "{uid}");
+    }
+    let mark = scene.agents[1].log().mark();
+    connect_and_speak(&scene.client, scene.server.at(PORT))?;
+    scene.agents[1].wait_access(mark, "inbound", |line| {
+        field(line, "src.identity") == scene.client.identity()
+    })?;
+    drop(churn);
+    scene.client.fence(scene.server.ip(), b"fence")?;
+    capture.wait_for(b"fence", SOON)?;
+    assert_eq!(capture.syns_to(scene.server.ip(), PORT), [], "in clear meanwhile");
+    drop(echo);
     Ok(())
 }
 

@@ -1,0 +1,76 @@
+//! Guests inside a pod: a network namespace (or a virtual machine) behind one of its interfaces.
+
+use std::{net::SocketAddr, time::Duration};
+
+use isthmus_tests::{
+    Netns, Result, capture::Capture, log::field, netns::ip, pod::connect_from, roundtrip, scene::OneNetwork,
+};
+
+const PORT: u16 = 8080;
+const SOON: Duration = Duration::from_secs(5);
+
+/// A namespace behind `guest0` of the pod, which routes everything through it.
+fn guest(scene: &OneNetwork) -> Result<Netns> {
+    let guest = Netns::create(&format!("{}guest", scene.lab.name()), false)?;
+    let pod = scene.client.netns().name();
+    ip(
+        &[],
+        &format!(
+            "link add guest0 netns {pod} type veth peer name eth0 netns {}\n",
+            guest.name()
+        ),
+    )?;
+    scene
+        .client
+        .netns()
+        .ip("addr add 192.168.73.1/24 dev guest0\naddr add fd00:73::1/64 dev guest0 nodad\nlink set guest0 up\n")?;
+    guest.ip(
+        "addr add 192.168.73.2/24 dev eth0\naddr add fd00:73::2/64 dev eth0 nodad\nlink set eth0 up\n\
+         route add default via 192.168.73.1\nroute add ::/0 via fd00:73::1\n",
+    )?;
+    Ok(guest)
+}
+
+fn targets(scene: &OneNetwork) -> [SocketAddr; 2] {
+    [scene.server.at(PORT), scene.server.at6(PORT)]
+}
+
+#[test]
+fn what_guests_behind_a_named_interface_send_is_the_pods_own_traffic() -> Result {
+    let scene = OneNetwork::not_enrolled("guests", &Default::default())?;
+    let guest = guest(&scene)?;
+    let _echo = scene.server.echo(PORT)?;
+    scene.server.enrol()?;
+    scene.client.enrol_with_guests(&["guest0"])?;
+    let capture = Capture::start(scene.nodes[0].netns())?;
+    for to in targets(&scene) {
+        let mark = scene.agents[1].log().mark();
+        let mut stream = connect_from(&guest, to, SOON)?;
+        roundtrip(&mut stream, b"from a guest")?;
+        drop(stream);
+        scene.agents[1].wait_access(mark, "inbound", |line| {
+            field(line, "src.identity") == scene.client.identity()
+        })?;
+        assert_eq!(capture.syns_to(to.ip(), PORT), [], "in clear to {to}");
+    }
+    Ok(())
+}
+
+#[test]
+fn guests_behind_an_interface_that_was_not_named_reach_nobody_in_clear() -> Result {
+    let scene = OneNetwork::not_enrolled("guests", &Default::default())?;
+    let guest = guest(&scene)?;
+    scene.client.netns().route_packets()?;
+    let echo = scene.server.echo(PORT)?;
+    scene.server.enrol()?;
+    scene.client.enrol()?;
+    let capture = Capture::start(scene.nodes[0].netns())?;
+    capture.listen_for(b"fence");
+    for to in targets(&scene) {
+        assert!(connect_from(&guest, to, Duration::from_millis(500)).is_err());
+        scene.client.fence(scene.server.ip(), b"fence")?;
+        capture.wait_for(b"fence", SOON)?;
+        assert_eq!(capture.syns_to(to.ip(), PORT), [], "in clear to {to}");
+    }
+    echo.must_not_accept(Duration::from_millis(50))
+}
