@@ -4,9 +4,11 @@
 //! the agent, so that a pod's traffic never finds a way around an agent that is away; the records on disk tell the next
 //! agent what to take up again.
 
+pub mod ask;
 pub mod enrolled;
 pub mod pod_sockets;
 pub mod record;
 pub mod registry;
 
-pub use registry::{Ask, Pods, Registry};
+pub use ask::{Ask, Pods};
+pub use registry::Registry;

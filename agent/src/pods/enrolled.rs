@@ -122,8 +122,8 @@ impl Enrolled {
         let netns = Arc::new(netns);
         let slot = self.slot();
         let maps = parts.node.maps();
-        let routing = PodRouting::open(&netns).map_err(crate::redirect::RedirectError::from)?;
-        let interior = routing.interior().await.map_err(crate::redirect::RedirectError::from)?;
+        let routing = PodRouting::open(&netns)?;
+        let interior = routing.interior().await?;
         if let Some(tap) = interior.links.iter().find(|link| is_sandbox(&link.name)) {
             return Err(RegistryError::Sandboxed(tap.name.clone()));
         }
@@ -145,8 +145,7 @@ impl Enrolled {
         maps.set_listener(slot, LISTENER_HBONE, &listeners.hbone)?;
         routing
             .install(&netns, &interior, &self.record.pod.reroute_interfaces)
-            .await
-            .map_err(crate::redirect::RedirectError::from)?;
+            .await?;
         self.addresses.store(Arc::new(interior.addresses.clone()));
         let routing = Arc::new(tokio::sync::Mutex::new(routing));
         self.served = Some(self.serve(parts, Arc::clone(&netns), listeners, rules, routing)?);
@@ -240,15 +239,12 @@ impl Enrolled {
         let (netns, routing) = (Arc::clone(&served.netns), Arc::clone(&served.routing));
         let interior = {
             let routing = routing.lock().await;
-            routing.interior().await.map_err(crate::redirect::RedirectError::from)?
+            routing.interior().await?
         };
         if interior == self.interior {
             // An address that went and came back took our route with it.
             let routing = routing.lock().await;
-            return Ok(routing
-                .set_routes(&interior)
-                .await
-                .map_err(crate::redirect::RedirectError::from)?);
+            return Ok(routing.set_routes(&interior).await?);
         }
         if self.state == State::Enrolled {
             self.guard(parts, &interior)?;
@@ -276,8 +272,7 @@ impl Enrolled {
         let routing = routing.lock().await;
         routing
             .install(&netns, &interior, &self.record.pod.reroute_interfaces)
-            .await
-            .map_err(crate::redirect::RedirectError::from)?;
+            .await?;
         self.interior = interior;
         Ok(())
     }
@@ -334,10 +329,7 @@ impl Enrolled {
     pub async fn take_out(mut self, parts: &Parts) -> Result<(), RegistryError> {
         if let Some(served) = self.served.take() {
             let routing = served.routing.lock().await;
-            routing
-                .remove(&served.netns)
-                .await
-                .map_err(crate::redirect::RedirectError::from)?;
+            routing.remove(&served.netns).await?;
         }
         self.forget(parts)
     }

@@ -9,13 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isthmus_wire::{Enrol, PodStatus, Response};
+use isthmus_wire::{Enrol, Response};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval},
 };
 
 use super::{
+    ask::{Ask, Pods, Survey},
     enrolled::{Enrolled, State, held_prefix},
     record::{Record, RecordError, Records},
 };
@@ -23,7 +24,10 @@ use crate::{
     identity::Certificates,
     mesh::Mesh,
     parent::keeper::Keeper,
-    redirect::{Claimed, Listeners, Netns, NodePrograms, PodPrograms, RedirectError, maps, selftest},
+    redirect::{
+        Claimed, Listeners, Netns, NodePrograms, PodPrograms, RedirectError, maps, policy_routing::RoutingError,
+        selftest,
+    },
     shards::Shards,
 };
 
@@ -35,9 +39,12 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Why a pod could not be brought in or out.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// eBPF, rules, routes, namespaces.
+    /// eBPF programs, maps and links; network namespaces.
     #[error(transparent)]
     Redirect(#[from] RedirectError),
+    /// Links, addresses, rules, routes or sysctls inside the pod.
+    #[error(transparent)]
+    Routing(#[from] RoutingError),
     /// Records on disk.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -102,77 +109,6 @@ pub struct Parts {
 pub struct Stirred {
     /// The pod's slot.
     pub slot: u32,
-}
-
-/// Asked of the registry.
-pub enum Ask {
-    /// See `isthmus_wire::Request::Enrol`.
-    Enrol(Enrol, oneshot::Sender<Response>),
-    /// See `isthmus_wire::Request::Release`.
-    Release(String, oneshot::Sender<Response>),
-    /// Take no more connections, and tell when the open ones have ended or were cut.
-    Drain(Duration, oneshot::Sender<()>),
-    /// All pods, tunnels and connections.
-    Survey(oneshot::Sender<Survey>),
-}
-
-/// What the registry holds.
-#[derive(Debug, Default)]
-pub struct Survey {
-    /// By UID.
-    pub pods: BTreeMap<String, PodStatus>,
-    /// All verdicts, also the node's own.
-    pub verdicts: BTreeMap<String, u64>,
-    /// Open tunnels.
-    pub tunnels: usize,
-    /// Connections being relayed.
-    pub connections: usize,
-}
-
-/// Asks the registry.
-#[derive(Clone)]
-pub struct Pods(mpsc::Sender<Ask>);
-
-impl Pods {
-    /// Enrols a pod.
-    pub async fn enrol(&self, pod: Enrol) -> Response {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Ask::Enrol(pod, answer), answered).await.unwrap_or_else(ending)
-    }
-
-    /// Releases a pod.
-    pub async fn release(&self, uid: String) -> Response {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Ask::Release(uid, answer), answered)
-            .await
-            .unwrap_or_else(ending)
-    }
-
-    /// What is held now; nothing when the agent ends.
-    pub async fn survey(&self) -> Survey {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Ask::Survey(answer), answered).await.unwrap_or_default()
-    }
-
-    /// Takes no more connections; returns when the open ones have ended, or were cut at the deadline.
-    pub async fn drain(&self, deadline: Duration) {
-        let (answer, answered) = oneshot::channel();
-        if self.ask(Ask::Drain(deadline, answer), answered).await.is_none() {
-            tracing::warn!("the registry ended before its pods were drained");
-        }
-    }
-
-    async fn ask<T>(&self, ask: Ask, answered: oneshot::Receiver<T>) -> Option<T> {
-        self.0.send(ask).await.ok()?;
-        answered.await.ok()
-    }
-}
-
-fn ending() -> Response {
-    Response::Refused {
-        reason: "the agent is ending; ask its successor".to_owned(),
-        retriable: true,
-    }
 }
 
 /// The task's state.

@@ -1,0 +1,77 @@
+//! Asking the registry, over a channel.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use isthmus_wire::{Enrol, PodStatus, Response};
+use tokio::sync::{mpsc, oneshot};
+
+/// Asked of the registry.
+pub enum Ask {
+    /// See `isthmus_wire::Request::Enrol`.
+    Enrol(Enrol, oneshot::Sender<Response>),
+    /// See `isthmus_wire::Request::Release`.
+    Release(String, oneshot::Sender<Response>),
+    /// Take no more connections, and tell when the open ones have ended or were cut.
+    Drain(Duration, oneshot::Sender<()>),
+    /// All pods, tunnels and connections.
+    Survey(oneshot::Sender<Survey>),
+}
+
+/// What the registry holds.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// By UID.
+    pub pods: BTreeMap<String, PodStatus>,
+    /// All verdicts, also the node's own.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Open tunnels.
+    pub tunnels: usize,
+    /// Connections being relayed.
+    pub connections: usize,
+}
+
+/// Asks the registry.
+#[derive(Clone)]
+pub struct Pods(pub(super) mpsc::Sender<Ask>);
+
+impl Pods {
+    /// Enrols a pod.
+    pub async fn enrol(&self, pod: Enrol) -> Response {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Ask::Enrol(pod, answer), answered).await.unwrap_or_else(ending)
+    }
+
+    /// Releases a pod.
+    pub async fn release(&self, uid: String) -> Response {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Ask::Release(uid, answer), answered)
+            .await
+            .unwrap_or_else(ending)
+    }
+
+    /// What is held now; nothing when the agent ends.
+    pub async fn survey(&self) -> Survey {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Ask::Survey(answer), answered).await.unwrap_or_default()
+    }
+
+    /// Takes no more connections; returns when the open ones have ended, or were cut at the deadline.
+    pub async fn drain(&self, deadline: Duration) {
+        let (answer, answered) = oneshot::channel();
+        if self.ask(Ask::Drain(deadline, answer), answered).await.is_none() {
+            tracing::warn!("the registry ended before its pods were drained");
+        }
+    }
+
+    async fn ask<T>(&self, ask: Ask, answered: oneshot::Receiver<T>) -> Option<T> {
+        self.0.send(ask).await.ok()?;
+        answered.await.ok()
+    }
+}
+
+fn ending() -> Response {
+    Response::Refused {
+        reason: "the agent is ending; ask its successor".to_owned(),
+        retriable: true,
+    }
+}
