@@ -74,3 +74,20 @@ fn guests_behind_an_interface_that_was_not_named_reach_nobody_in_clear() -> Resu
     }
     echo.must_not_accept(Duration::from_millis(50))
 }
+
+#[test]
+fn a_pod_in_a_sandbox_with_its_own_network_stack_is_refused_and_nothing_is_left() -> Result {
+    let scene = OneNetwork::not_enrolled("guests", &Default::default())?;
+    let pod = &scene.client;
+    pod.netns().ip("link add tap0_kata type veth peer name inner\n")?;
+    let refused = pod.enrol().unwrap_err().to_string();
+    assert!(
+        refused.contains("tap0_kata") && refused.contains("retriable: false"),
+        "{refused}"
+    );
+    assert!(pod.status()?.is_none());
+    assert!(!pod.netns().ip_output(&["rule"])?.contains("fwmark"));
+    // Not because of anything else.
+    pod.netns().ip("link del tap0_kata\n")?;
+    pod.enrol()
+}

@@ -139,6 +139,7 @@ impl Enrolled {
         let rules = listeners.rules(self.flags).map_err(RegistryError::Listeners)?;
         parts.programs.install(slot, &netns)?;
         maps.set_addresses(slot, &self.addresses.load(), &interior.addresses)?;
+        self.addresses.store(Arc::new(interior.addresses.clone()));
         maps.set_guest_interfaces(slot, &self.guests(&interior))?;
         maps.set_rules(slot, rules)?;
         maps.set_listener(slot, LISTENER_OUTBOUND, &listeners.outbound)?;
@@ -146,7 +147,6 @@ impl Enrolled {
         routing
             .install(&netns, &interior, &self.record.pod.reroute_interfaces)
             .await?;
-        self.addresses.store(Arc::new(interior.addresses.clone()));
         let routing = Arc::new(tokio::sync::Mutex::new(routing));
         self.served = Some(self.serve(parts, Arc::clone(&netns), listeners, rules, routing)?);
         maps.arm(netns.cookie(), slot)?;
@@ -325,13 +325,25 @@ impl Enrolled {
         self.refresh(parts).await
     }
 
-    /// Removes every trace of a released pod from its namespace and from the kernel.
+    /// Removes every trace of a pod from its namespace and from the kernel, also of one that was brought in half-way.
     pub async fn take_out(mut self, parts: &Parts) -> Result<(), RegistryError> {
-        if let Some(served) = self.served.take() {
-            let routing = served.routing.lock().await;
-            routing.remove(&served.netns).await?;
+        let inside = self.take_out_of_namespace().await;
+        // What the kernel and the disk hold goes, whatever the namespace said.
+        self.forget(parts)?;
+        inside
+    }
+
+    async fn take_out_of_namespace(&mut self) -> Result<(), RegistryError> {
+        match self.served.take() {
+            Some(served) => Ok(served.routing.lock().await.remove(&served.netns).await?),
+            None => match Netns::open(&self.record.pod.netns) {
+                Ok(netns) if netns.cookie() == self.record.cookie => {
+                    Ok(PodRouting::open(&netns)?.remove(&netns).await?)
+                }
+                // It has gone, and all in it.
+                _ => Ok(()),
+            },
         }
-        self.forget(parts)
     }
 
     /// The pod's namespace lost its path: ends its connections and lets go of the namespace. The guard stays.
