@@ -92,6 +92,7 @@ impl PodPrograms {
             .ok()
             .and_then(|slot| SLOTS.get(slot))
             .ok_or(RedirectError::NoObjects)?;
+        let _short = grace::Short::begin();
         let mut object = {
             let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
             loader
