@@ -93,8 +93,9 @@ async fn serve_node(arguments: WorkerArgs, data: Shards) -> Result<(), StartErro
     let (mesh, mesh_state) = follow_mesh(&run.mesh).await;
     let certificates = open_certificates(&run.mesh)?;
 
-    let node_netns =
-        Netns::open(&run.node_netns).map_err(failed("opening the node's network namespace (--node-netns)"))?;
+    let node_netns = Netns::open(&run.node_netns).map_err(failed(
+        "opening the node's network namespace (an agent that is in it may say --node-netns /proc/self/ns/net)",
+    ))?;
     let pins = Pins::new(&run.bpffs, &run.node, objects::generation());
     let (node, programs) = redirect(&run, &pins, &node_netns).await?;
 
