@@ -184,6 +184,31 @@ fn while_the_agent_is_down_nothing_leaves_in_clear_and_waiting_connects_succeed_
     Ok(())
 }
 
+#[test]
+fn a_released_pod_stays_released_when_the_worker_dies() -> Result {
+    let scene = OneNetwork::start("restart")?;
+    let [agent, _] = &scene.agents;
+    let _echo = scene.server.echo(PORT)?;
+    let mut open = scene.client.connect(scene.server.at(PORT))?;
+    roundtrip(&mut open, b"redirected")?;
+    scene.client.release()?;
+    let draining = scene.client.status()?.map(|pod| pod.state);
+    assert_eq!(draining.as_deref(), Some("draining"), "its open connection keeps it");
+    agent.kill_worker()?;
+    within(SOON, "the next worker takes it out", || {
+        agent
+            .status()
+            .ok()
+            .filter(|status| !status.pods.contains_key(&scene.client.uid()))
+    })?;
+    let rules = scene.client.netns().ip_output(&["rule"])?;
+    assert!(!rules.contains("fwmark"), "{rules}");
+    // The other pod of that agent was taken up as ever, and this one may come back.
+    assert!(scene.neighbour.status()?.is_some_and(|pod| pod.state == "enrolled"));
+    scene.client.enrol()?;
+    connect_and_speak(&scene.client, scene.server.at(PORT))
+}
+
 /// Makes what an agent left look like another version's: its pins and its records name other programs.
 fn as_of_another_version(agent: &Agent) -> Result<String> {
     let pins = agent.node().pins();

@@ -310,6 +310,8 @@ impl Enrolled {
 
     /// Redirects no new connections; what is open lives on, served, until `until`.
     pub fn release(&mut self, parts: &Parts, until: Instant) -> Result<(), RegistryError> {
+        self.record.released = true;
+        parts.records.write(&self.record)?;
         parts.node.maps().disarm(self.record.cookie)?;
         parts.programs.unguard(self.slot())?;
         self.interior = Interior::default();

@@ -18,6 +18,8 @@ pub struct Record {
     pub cookie: u64,
     /// Programs it was enrolled with.
     pub generation: String,
+    /// It was released since: the next agent has nothing of it to take up, only to take out.
+    pub released: bool,
     /// As it was asked for.
     pub pod: Enrol,
 }
@@ -119,6 +121,7 @@ mod tests {
             slot,
             cookie: 77,
             generation: "g".into(),
+            released: false,
             pod,
         }
     }

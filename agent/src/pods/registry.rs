@@ -159,6 +159,16 @@ impl Registry {
             self.pods.insert(slot, pod);
             return;
         };
+        if record.released {
+            // The connections it was kept for ended with the worker that relayed them.
+            tracing::info!(pod = name, slot, "pod was released, and is taken out");
+            report(
+                Enrolled::remembered(record, State::Unserved, addresses)
+                    .take_out(&self.parts)
+                    .await,
+            );
+            return;
+        }
         let stale = record.generation != generation;
         record.generation = generation;
         let mut pod = Enrolled::remembered(record, State::Unserved, addresses);
@@ -289,6 +299,7 @@ impl Registry {
             return Ok(());
         };
         pod.record.pod = asked;
+        pod.record.released = false;
         self.parts.records.write(&pod.record)?;
         match pod.state {
             State::Enrolled => pod.reconsider(&self.parts, &self.parts.mesh.current()),
@@ -307,6 +318,7 @@ impl Registry {
             slot,
             cookie: netns.cookie(),
             generation,
+            released: false,
             pod,
         };
         self.parts.records.write(&record)?;
