@@ -11,6 +11,7 @@ use super::{
     descriptors::{Descriptors, Lease},
     leg::{Leg, arm_listener},
 };
+use crate::drain::Drain;
 
 /// First and longest wait after the kernel refused to accept.
 const BACK_OFF: Duration = Duration::from_millis(5);
@@ -40,6 +41,20 @@ impl Acceptor {
             descriptors,
             need,
         })
+    }
+
+    /// Hands on connections until one of the two starts to drain, and closes the listener.
+    pub(crate) async fn until(self, [one, other]: [Drain; 2], mut take: impl FnMut(Accepted)) {
+        let mut started = std::pin::pin!(async {
+            tokio::select! { () = one.started() => {}, () = other.started() => {} }
+        });
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut started => return,
+                accepted = self.next() => take(accepted),
+            }
+        }
     }
 
     /// The next connection. Errors of single connections are skipped, a lack of descriptors is waited out.

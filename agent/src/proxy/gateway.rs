@@ -17,7 +17,7 @@ use super::{
     leg::Leg,
     relay::{self, Tally},
     sockets::{PlainSockets, Sockets},
-    terminate::{self, Accepting, Parts, Terminator},
+    terminate::{self, Accepting, Parts, Refused, Terminator, unavailable},
 };
 use crate::{
     drain::Drain,
@@ -51,11 +51,6 @@ pub struct Gateway {
     certificates: Certificates,
     sockets: Arc<dyn Sockets>,
     parts: Parts,
-}
-
-struct Refused {
-    status: StatusCode,
-    reason: CloseReason,
 }
 
 impl Gateway {
@@ -188,12 +183,5 @@ impl Terminator for Gateway {
 
     fn parts(&self) -> &Parts {
         &self.parts
-    }
-}
-
-fn unavailable(reason: CloseReason) -> Refused {
-    Refused {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        reason,
     }
 }

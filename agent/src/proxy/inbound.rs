@@ -12,7 +12,7 @@ use super::{
     dial::{client_of, deliver},
     leg::Leg,
     relay::{self, Tally},
-    terminate::{self, Accepting, Parts, Terminator},
+    terminate::{self, Accepting, Parts, Refused, Terminator, unavailable},
 };
 use crate::{
     drain::Drain,
@@ -27,12 +27,6 @@ use crate::{
         policy::{self, Connection, Verdict},
     },
 };
-
-/// Why a CONNECT is not served: what the client is told, and what the log says.
-struct Refused {
-    status: StatusCode,
-    reason: CloseReason,
-}
 
 /// A CONNECT that may go on to the application.
 struct Admitted {
@@ -243,13 +237,6 @@ impl Terminator for PodProxy {
 
     fn parts(&self) -> &Parts {
         &self.parts
-    }
-}
-
-fn unavailable(reason: CloseReason) -> Refused {
-    Refused {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        reason,
     }
 }
 

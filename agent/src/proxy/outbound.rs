@@ -63,21 +63,11 @@ impl PodProxy {
                 return;
             }
         };
-        let gone = self.parts.gone.listen();
-        let mut started = std::pin::pin!(async {
-            tokio::select! { () = drain.started() => {}, () = gone.started() => {} }
-        });
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut started => break,
-                accepted = acceptor.next() => {
-                    let guard = self.outgoing.enter(None);
-                    tokio::spawn(Arc::clone(&self).outbound_connection(accepted, guard));
-                }
-            }
-        }
-        drop(acceptor);
+        let take = |accepted| {
+            let guard = self.outgoing.enter(None);
+            tokio::spawn(Arc::clone(&self).outbound_connection(accepted, guard));
+        };
+        acceptor.until([drain.clone(), self.parts.gone.listen()], take).await;
         tokio::select! {
             () = self.outgoing.empty() => {}
             () = drain.forced() => {

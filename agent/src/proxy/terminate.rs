@@ -1,5 +1,6 @@
 use std::{fmt::Display, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
+use http::StatusCode;
 use tokio::{
     net::TcpListener,
     sync::Semaphore,
@@ -85,6 +86,20 @@ impl Parts {
     }
 }
 
+/// Why a CONNECT is not served: what the client is told, and what the log says.
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    pub(super) reason: CloseReason,
+}
+
+/// The answer of one who would serve, but cannot.
+pub(super) fn unavailable(reason: CloseReason) -> Refused {
+    Refused {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        reason,
+    }
+}
+
 /// Accepts tunnels and serves their streams until the drain starts; returns when the last stream has ended.
 pub(super) async fn serve<T: Terminator>(terminator: Arc<T>, listener: TcpListener, drain: Drain) {
     let parts = terminator.parts();
@@ -95,21 +110,11 @@ pub(super) async fn serve<T: Terminator>(terminator: Arc<T>, listener: TcpListen
             return;
         }
     };
-    let gone = parts.gone.listen();
-    let mut started = std::pin::pin!(async {
-        tokio::select! { () = drain.started() => {}, () = gone.started() => {} }
-    });
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut started => break,
-            accepted = acceptor.next() => {
-                let guard = parts.tunnels.enter(None);
-                tokio::spawn(tunnel(Arc::clone(&terminator), accepted, guard, drain.clone()));
-            }
-        }
-    }
-    drop(acceptor);
+    let take = |accepted| {
+        let guard = parts.tunnels.enter(None);
+        tokio::spawn(tunnel(Arc::clone(&terminator), accepted, guard, drain.clone()));
+    };
+    acceptor.until([drain.clone(), parts.gone.listen()], take).await;
     tokio::select! {
         () = parts.tunnels.empty() => {}
         () = drain.forced() => {

@@ -1,5 +1,5 @@
-//! The node's programs: setsockopt, connect4, connect6 and probes, attached once at the root cgroup; the guards, attached to links of
-//! pods later.
+//! The node's programs: setsockopt, connect4, connect6 and probes, attached once at the root cgroup; the guards, attached
+//! to links of pods later.
 
 use std::{fs::File, os::fd::AsFd as _, path::Path};
 
@@ -43,7 +43,7 @@ impl NodePrograms {
     pub fn attach(ground: &Ground<'_>) -> Result<Self, RedirectError> {
         let pins = ground.pins.clone();
         let object = objects::node()?;
-        // The last that is pinned, so that a generation which has it is whole.
+        // They are pinned last, so that a generation which has them all is whole.
         if LINKS
             .iter()
             .all(|program| PinnedLink::from_pin(pins.node_link(program)).is_ok())
@@ -60,6 +60,7 @@ impl NodePrograms {
         let cookie = ground.node.cookie();
         let level = log_level(ground.log);
         let mut loader = EbpfLoader::new();
+        // As in `PodPrograms::new`: nothing is relocated.
         loader.btf(None);
         share_maps(&mut loader, &pins);
         let mut loaded = loader

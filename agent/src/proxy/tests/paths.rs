@@ -5,7 +5,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::world::{NETWORK, Pod, World, fresh_ip, id, until, workload};
+use super::world::{NETWORK, Pod, World, exchange, fresh_ip, id, pattern, until, workload};
 use crate::{
     hbone::{ConnectRequest, ReadAhead, client, client::OpenError},
     mesh::workload::Protocol,
@@ -223,21 +223,11 @@ async fn plain_destinations_are_dialled_as_they_are_and_pumped_both_ways() {
     let (far, _) = listener.accept().await.unwrap();
     assert_eq!(client.dialled(), [address]);
     // More than the size after which bytes go through a pipe, in both directions at once.
-    let pump = |stream: TcpStream, seed: u8| async move {
-        let (mut reader, mut writer) = stream.into_split();
-        let sent: Vec<u8> = (0..20_000_000_u32).map(|n| (n % 251) as u8 ^ seed).collect();
-        let write = tokio::spawn(async move {
-            writer.write_all(&sent).await.unwrap();
-            writer.shutdown().await.unwrap();
-        });
-        let mut got = Vec::new();
-        reader.read_to_end(&mut got).await.unwrap();
-        write.await.unwrap();
-        got
-    };
-    let (back, forth) = tokio::join!(pump(near, 1), pump(far, 2));
-    let expected = |seed: u8| (0..20_000_000_u32).map(|n| (n % 251) as u8 ^ seed).collect::<Vec<_>>();
-    assert!(forth == expected(1) && back == expected(2));
+    let (back, forth) = tokio::join!(
+        exchange(near, pattern(20_000_000, 1)),
+        exchange(far, pattern(20_000_000, 2))
+    );
+    assert!(forth == pattern(20_000_000, 1) && back == pattern(20_000_000, 2));
     let line = world.log.line("outbound").await;
     assert_eq!(
         (line["bytes_sent"].as_str(), line["bytes_recv"].as_str()),

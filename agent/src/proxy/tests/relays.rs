@@ -5,7 +5,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::world::World;
+use super::world::{World, exchange, pattern};
 use crate::{
     hbone::{
         StreamError,
@@ -25,21 +25,11 @@ async fn many_megabytes_pass_both_ways_unchanged() {
     let world = World::new();
     let (client, server) = (world.pod("client").await, world.pod("server").await);
     let (near, far) = client.connect(&server).await;
-    let pump = |stream: TcpStream, seed: u8| async move {
-        let (mut reader, mut writer) = stream.into_split();
-        let sent: Vec<u8> = (0..30_000_000_u32).map(|n| (n % 251) as u8 ^ seed).collect();
-        let write = tokio::spawn(async move {
-            writer.write_all(&sent).await.unwrap();
-            writer.shutdown().await.unwrap();
-        });
-        let mut got = Vec::new();
-        reader.read_to_end(&mut got).await.unwrap();
-        write.await.unwrap();
-        got
-    };
-    let (back, forth) = tokio::join!(pump(near, 1), pump(far, 2));
-    let expected = |seed: u8| (0..30_000_000_u32).map(|n| (n % 251) as u8 ^ seed).collect::<Vec<_>>();
-    assert!(forth == expected(1) && back == expected(2));
+    let (back, forth) = tokio::join!(
+        exchange(near, pattern(30_000_000, 1)),
+        exchange(far, pattern(30_000_000, 2))
+    );
+    assert!(forth == pattern(30_000_000, 1) && back == pattern(30_000_000, 2));
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
     task::JoinHandle,
 };
@@ -336,4 +337,22 @@ impl<S: tracing::Subscriber> Layer<S> for AccessLog {
         event.record(&mut fields);
         self.0.lock().unwrap().push(fields.0);
     }
+}
+
+/// `length` bytes that differ by seed.
+pub(super) fn pattern(length: u32, seed: u8) -> Vec<u8> {
+    (0..length).map(|n| (n % 251) as u8 ^ seed).collect()
+}
+
+/// Writes all of `sent` and closes its direction, while it reads the other to its end.
+pub(super) async fn exchange(stream: TcpStream, sent: Vec<u8>) -> Vec<u8> {
+    let (mut reader, mut writer) = stream.into_split();
+    let write = tokio::spawn(async move {
+        writer.write_all(&sent).await.unwrap();
+        writer.shutdown().await.unwrap();
+    });
+    let mut got = Vec::new();
+    reader.read_to_end(&mut got).await.unwrap();
+    write.await.unwrap();
+    got
 }
