@@ -13,6 +13,7 @@
 //! | [`mod@file`] | the mesh file |
 //! | [`gateway`] | what an east-west gateway does with a CONNECT |
 //! | [`inbound`] | whether a CONNECT is for this pod, and for which port |
+//! | [`members`] | which addresses belong to the mesh |
 //! | [`policy`] | authorisation policies and their verdict |
 //! | [`route`] | where an outbound connection goes |
 //! | [`service`] | services, their ports and balancing |
@@ -32,6 +33,7 @@ pub mod draw;
 pub mod file;
 pub mod gateway;
 pub mod inbound;
+pub mod members;
 pub mod policy;
 pub mod route;
 pub mod service;
