@@ -12,7 +12,7 @@ use std::{
 use isthmus_wire::{Enrol, Response};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use super::{
@@ -24,6 +24,7 @@ use crate::{
     identity::Certificates,
     mesh::Mesh,
     parent::keeper::Keeper,
+    proxy::Tuning,
     redirect::{
         Claimed, Listeners, Netns, NodePrograms, PodPrograms, RedirectError, maps, policy_routing::RoutingError,
         selftest,
@@ -35,6 +36,8 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(250);
 /// How often a pod that could not be taken up again is tried.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long after a drain's deadline the last resets may take to leave. Less than the parent's patience.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Why a pod could not be brought in or out.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +99,8 @@ pub struct Parts {
     pub certificates: Certificates,
     /// The node's network.
     pub network: Arc<str>,
+    /// Numbers of tunnels, sockets and pools.
+    pub tuning: Tuning,
     /// Data threads.
     pub shards: Shards,
     /// How long a released pod's connections may live on.
@@ -118,7 +123,6 @@ pub struct Registry {
     asks: mpsc::Receiver<Ask>,
     stirred: mpsc::Receiver<Stirred>,
     retried: Instant,
-    draining: Option<(Instant, oneshot::Sender<()>)>,
 }
 
 impl Registry {
@@ -135,7 +139,6 @@ impl Registry {
             asks,
             stirred,
             retried: Instant::now(),
-            draining: None,
         };
         let mut addresses = registry.parts.node.maps().addresses();
         for record in registry.parts.records.read_all() {
@@ -248,10 +251,14 @@ impl Registry {
                 reply(answer, respond(&uid, outcome));
             }
             Ask::Drain(deadline, answer) => {
-                for pod in self.pods.values() {
-                    pod.drain(deadline);
-                }
-                self.draining = Some((Instant::now() + deadline, answer));
+                let serving: Vec<_> = self.pods.values_mut().flat_map(|pod| pod.drain(deadline)).collect();
+                tokio::spawn(async move {
+                    let ended = futures_util::future::join_all(serving);
+                    if timeout(deadline + SETTLE, ended).await.is_err() {
+                        tracing::error!("a data thread does not end its connections; they end with the process");
+                    }
+                    reply(answer, ());
+                });
             }
             Ask::Survey(answer) => reply(answer, self.survey()),
         }
@@ -404,11 +411,6 @@ impl Registry {
         }
         if retry {
             self.retried = now;
-        }
-        let open: usize = self.pods.values().map(Enrolled::connections).sum();
-        if let Some((_, answer)) = self.draining.take_if(|(until, _)| open == 0 || now >= *until) {
-            tracing::info!(cut = open, "connections have ended");
-            reply(answer, ());
         }
     }
 
