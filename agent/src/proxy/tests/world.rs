@@ -21,7 +21,7 @@ use crate::{
     drain::{DrainTrigger, drain},
     identity::{Certificates, SpiffeId, embedded_ca::EmbeddedCa},
     mesh::{Builder, Draft, HBONE_PORT, Mesh, Policy, Publisher, Service, workload::Protocol},
-    proxy::{Gateway, GatewayParts, PlainSockets, PodFacts, PodProxy, ProxyParts, Sockets},
+    proxy::{Gateway, GatewayParts, PlainSockets, PodFacts, PodProxy, ProxyParts, Sockets, Tuning},
 };
 
 pub(super) const NETWORK: &str = "net1";
@@ -189,6 +189,7 @@ impl World {
             identity: id(account),
             mesh: self.mesh.clone(),
             certificates: self.certificates.clone(),
+            tuning: Tuning::default(),
         });
         let listener = TcpListener::bind((fresh_ip(), HBONE_PORT)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -219,6 +220,7 @@ pub(super) async fn serve_pod(
         mesh,
         certificates,
         network,
+        tuning: Tuning::default(),
     };
     let proxy = PodProxy::new(facts, parts);
     let (trigger, signal) = drain();
