@@ -2,8 +2,7 @@
 
 use std::{
     error::Error,
-    fs,
-    io::{self, IsTerminal as _},
+    fs, io,
     os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,7 +20,6 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
-use tracing_subscriber::EnvFilter;
 
 pub use crate::pods::registry::chain;
 use crate::{
@@ -36,9 +34,17 @@ use crate::{
         record::Records,
         registry::{Parts, Stirred},
     },
-    proxy::gateway::{Gateway, GatewayParts},
+    proxy::{
+        self,
+        gateway::{Gateway, GatewayParts},
+    },
     redirect::{Netns, NodePrograms, Pins, PodPrograms, ebpf_log, netns, node::Ground, objects, selftest},
     shards::{self, Shards},
+    telemetry::{
+        self, Telemetry,
+        log::{LineFormat, LogHandle},
+        spans,
+    },
 };
 
 /// Why serving could not begin.
@@ -58,19 +64,46 @@ fn failed<E: Into<Box<dyn Error + Send + Sync>>>(step: impl Into<String>) -> imp
 }
 
 /// Logs to standard error; `RUST_LOG` filters.
-pub fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
+pub fn start_log(format: LogFormat) -> LogHandle {
+    telemetry::log::start(line_format(format), &log_filter())
+}
+
+/// The same for the parent process, which has no threads.
+pub fn start_parents_log(format: LogFormat) -> LogHandle {
+    telemetry::log::start_at_once(line_format(format), &log_filter())
+}
+
+fn log_filter() -> String {
+    std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned())
+}
+
+fn line_format(format: LogFormat) -> LineFormat {
     match format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Plain => log.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => LineFormat::Json,
+        LogFormat::Plain => LineFormat::Plain,
     }
 }
 
+/// Counters of this process. Sends spans where `OTEL_EXPORTER_OTLP_ENDPOINT` says, if it says so.
+fn start_telemetry(log: &LogHandle, node: &str) -> Result<Arc<Telemetry>, StartError> {
+    let version = std::env::var("ISTIO_META_ISTIO_VERSION").unwrap_or_else(|_| env!("CARGO_PKG_VERSION").to_owned());
+    let telemetry = Telemetry::new(&version);
+    log.describe_in(&telemetry.exposition);
+    telemetry.exposition.add(proxy::describe_descriptors);
+    if let Ok(endpoint) = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT") {
+        let resource = [
+            ("service.name", "isthmus"),
+            ("service.version", env!("CARGO_PKG_VERSION")),
+            ("k8s.node.name", node),
+        ];
+        let spans = spans::start(&endpoint, &resource).map_err(failed("reading OTEL_EXPORTER_OTLP_ENDPOINT"))?;
+        telemetry.export_spans(spans);
+    }
+    Ok(telemetry)
+}
+
 /// The worker: serves the pods of a node until SIGTERM.
-pub fn worker(arguments: WorkerArgs) -> Result<(), StartError> {
+pub fn worker(arguments: WorkerArgs, log: &LogHandle) -> Result<(), StartError> {
     // The parent blocks signals for itself; and a worker without a parent would hold pods nobody restarts.
     SigSet::all().thread_unblock().map_err(failed("unblocking signals"))?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("asking to end with the parent"))?;
@@ -82,14 +115,15 @@ pub fn worker(arguments: WorkerArgs) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(failed("starting the control runtime"))?;
-    control.block_on(serve_node(arguments, data))
+    control.block_on(serve_node(arguments, data, log))
 }
 
-async fn serve_node(arguments: WorkerArgs, data: Shards) -> Result<(), StartError> {
+async fn serve_node(arguments: WorkerArgs, data: Shards, log: &LogHandle) -> Result<(), StartError> {
     let WorkerArgs { run, restarts } = arguments;
     let (keeper, mut held) =
         Keeper::greet().map_err(failed("talking to the parent process; `isthmus run` starts workers"))?;
     prepare_run_directory(&run.run_dir)?;
+    let telemetry = start_telemetry(log, &run.node)?;
     let (mesh, mesh_state) = follow_mesh(&run.mesh).await;
     let certificates = open_certificates(&run.mesh)?;
 
@@ -120,6 +154,7 @@ async fn serve_node(arguments: WorkerArgs, data: Shards) -> Result<(), StartErro
         shards: data,
         release_deadline: run.release_deadline,
         stirred,
+        telemetry,
     };
     drop(node_netns);
     let (registry, pods) = Registry::adopt(parts, stirrings, held).await;
@@ -175,16 +210,16 @@ async fn redirect(run: &RunArgs, pins: &Pins, node: &Netns) -> Result<(NodeProgr
 }
 
 /// The east-west gateway: serves until SIGTERM.
-pub fn gateway(arguments: GatewayArgs) -> Result<(), StartError> {
+pub fn gateway(arguments: GatewayArgs, log: &LogHandle) -> Result<(), StartError> {
     raise_descriptor_limit();
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed("starting the runtime"))?;
-    runtime.block_on(serve_gateway(arguments))
+    runtime.block_on(serve_gateway(arguments, log))
 }
 
-async fn serve_gateway(arguments: GatewayArgs) -> Result<(), StartError> {
+async fn serve_gateway(arguments: GatewayArgs, log: &LogHandle) -> Result<(), StartError> {
     let (namespace, account) = arguments
         .identity
         .split_once('/')
@@ -198,6 +233,7 @@ async fn serve_gateway(arguments: GatewayArgs) -> Result<(), StartError> {
         network: arguments.mesh.network.as_str().into(),
         mesh,
         certificates: open_certificates(&arguments.mesh)?,
+        telemetry: start_telemetry(log, "")?,
     };
     let listener = TcpListener::bind(arguments.listen)
         .await

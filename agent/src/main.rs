@@ -17,27 +17,37 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const CANNOT_START: u8 = 2;
 
 fn main() -> ExitCode {
+    let mut log = None;
     let outcome: Result<ExitCode, Box<dyn std::error::Error>> = match Cli::parse().command {
         Command::Run(arguments) => {
-            app::start_log(arguments.mesh.log_format);
+            // No thread may be there when the parent blocks its signals, so its few lines are written at once.
+            drop(app::start_parents_log(arguments.mesh.log_format));
             parent::run(&own_arguments()).map_err(Into::into)
         }
         Command::Worker(arguments) => {
-            app::start_log(arguments.run.mesh.log_format);
-            app::worker(arguments).map(|()| ExitCode::SUCCESS).map_err(Into::into)
+            let started = log.insert(app::start_log(arguments.run.mesh.log_format));
+            app::worker(arguments, started)
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(Into::into)
         }
         Command::Gateway(arguments) => {
-            app::start_log(arguments.mesh.log_format);
-            app::gateway(arguments).map(|()| ExitCode::SUCCESS).map_err(Into::into)
+            let started = log.insert(app::start_log(arguments.mesh.log_format));
+            app::gateway(arguments, started)
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(Into::into)
         }
         Command::Pod(command) => operator::pod(command).map(|()| ExitCode::SUCCESS),
         Command::Status(arguments) => operator::status(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Ca(command) => operator::ca(command).map(|()| ExitCode::SUCCESS),
         Command::Mesh(command) => operator::mesh(command).map(|()| ExitCode::SUCCESS),
     };
-    outcome.unwrap_or_else(|error| {
+    let code = outcome.unwrap_or_else(|error| {
         tracing::error!(error = app::chain(error.as_ref()), "cannot go on");
         eprintln!("isthmus: {}", app::chain(error.as_ref()));
         ExitCode::from(CANNOT_START)
-    })
+    });
+    if let Some(log) = log {
+        log.finish();
+    }
+    code
 }

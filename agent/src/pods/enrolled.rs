@@ -181,6 +181,7 @@ impl Enrolled {
                 mesh: parts.mesh.clone(),
                 certificates: parts.certificates.clone(),
                 network: Arc::clone(&parts.network),
+                telemetry: Arc::clone(&parts.telemetry),
             },
         );
         let (trigger, signal) = drain();
