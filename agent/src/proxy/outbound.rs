@@ -179,6 +179,7 @@ impl PodProxy {
                 record.asks_for(service.as_deref());
                 record.destination.is(&workload);
                 record.hbone = Some(peer);
+                record.source.identity = Some(self.identity(&source)?);
                 let request = self.request(&source, authority, record);
                 record.open(1);
                 Ok((self.tunnelled(&source, peer, expected, &request, record).await?, None))
@@ -196,6 +197,7 @@ impl PodProxy {
                     record.destination.is(&gateway);
                 }
                 record.hbone = Some(gateway);
+                record.source.identity = Some(self.identity(&source)?);
                 let request = self.request(&source, authority, record);
                 let outer = self
                     .tunnelled(&source, gateway, gateway_expected, &request, record)
@@ -240,12 +242,11 @@ impl PodProxy {
         let id = self.identity(source)?;
         let source_ip = record.source.address.map_or(peer.ip(), |address| address.ip());
         let key = Key {
-            source: id.clone(),
+            source: id,
             source_ip,
             expected,
             peer,
         };
-        record.source.identity = Some(id);
         let (opened, identity, seat) = self
             .pool
             .open(&key, request)

@@ -30,8 +30,10 @@ pub enum Format {
 /// All metrics of the process, from sources that are asked when the text is made.
 #[derive(Default)]
 pub struct Exposition {
-    sources: Mutex<Vec<Arc<dyn Fn(&mut Families) + Send + Sync>>>,
+    sources: Mutex<Vec<Arc<Source>>>,
 }
+
+type Source = dyn Fn(&mut Families) + Send + Sync;
 
 /// What sources tell: a copy, of which the text is made when nobody is kept waiting any more.
 #[derive(Debug, Default)]

@@ -285,9 +285,9 @@ mod tests {
     fn written(format: LineFormat, event: impl FnOnce()) -> String {
         let text = Arc::new(Mutex::default());
         let subscriber = tracing_subscriber::registry().with(Capture(format, Arc::clone(&text)));
+        // The subscriber ends with the call, and with it the other owner of the text.
         tracing::subscriber::with_default(subscriber, event);
-        let text = text.lock().unwrap().clone();
-        text
+        Arc::into_inner(text).unwrap().into_inner().unwrap()
     }
 
     #[test]

@@ -256,7 +256,7 @@ impl Traffic {
             }
         }
         for reporter in [Reporter::Source, Reporter::Destination] {
-            let open = get(&self.sockets.of(reporter));
+            let open = get(self.sockets.of(reporter));
             let label = [("reporter", Arc::from(reporter.text()))];
             families.labelled(&metric::TCP_SOCKETS, label, open);
         }
