@@ -184,6 +184,7 @@ impl Enrolled {
                 certificates: parts.certificates.clone(),
                 network: Arc::clone(&parts.network),
                 tuning: parts.tuning,
+                telemetry: Arc::clone(&parts.telemetry),
             },
         );
         let (trigger, signal) = drain();

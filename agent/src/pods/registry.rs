@@ -30,6 +30,7 @@ use crate::{
         selftest,
     },
     shards::Shards,
+    telemetry::Telemetry,
 };
 
 /// How often namespaces are looked at: a pod that is gone must not be kept by our sockets for long.
@@ -111,6 +112,8 @@ pub struct Parts {
     pub release_deadline: Duration,
     /// Where pods' watchers report.
     pub stirred: mpsc::Sender<Stirred>,
+    /// Who is told of connections.
+    pub telemetry: Arc<Telemetry>,
 }
 
 /// Links or addresses of a pod may have changed.

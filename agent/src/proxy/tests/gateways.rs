@@ -190,7 +190,12 @@ async fn the_inner_tunnel_must_end_at_one_of_the_services_identities() {
     );
     assert!(world.server.sockets.delivered.lock().unwrap().is_empty());
     let line = world.near.log.line("outbound").await;
-    assert!(line["close"].starts_with("peer handshake: "), "{}", line["close"]);
+    let told = ["close", "close.by", "close.phase"].map(|key| line[key].as_str());
+    assert_eq!(told, ["tls-wrong-identity", "peer", "handshake"]);
+    let failed = "istio_tcp_connections_failed_total";
+    assert_eq!(world.near.metric(failed, &["response_flags=\"TLS_FAILURE\""]), 1);
+    // The gateway's own streams went well.
+    assert_eq!(world.far.metric(failed, &[]), 0);
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ use crate::{
     identity::{Certificates, SpiffeId, embedded_ca::EmbeddedCa},
     mesh::{Builder, Draft, HBONE_PORT, Mesh, Policy, Publisher, Service, workload::Protocol},
     proxy::{Gateway, GatewayParts, PlainSockets, PodFacts, PodProxy, ProxyParts, Sockets, Tuning},
+    telemetry::{Format, Telemetry},
 };
 
 pub(super) const NETWORK: &str = "net1";
@@ -34,6 +35,7 @@ pub(super) struct World {
     pub(super) certificates: Certificates,
     directory: Option<PathBuf>,
     pub(super) log: AccessLog,
+    pub(super) telemetry: Arc<Telemetry>,
     subscriber: Option<tracing::subscriber::DefaultGuard>,
 }
 
@@ -111,6 +113,7 @@ pub(super) fn workload(name: &str, ip: Option<IpAddr>) -> Draft {
         addresses: ip.into_iter().collect(),
         service_account: name.into(),
         protocol: Protocol::Hbone,
+        workload_name: name.into(),
         ..Draft::new(&format!("Kubernetes//Pod/demo/{name}"), "demo", name)
     }
 }
@@ -131,6 +134,7 @@ impl World {
             certificates: Certificates::new(Arc::new(ca)),
             directory: Some(directory),
             log,
+            telemetry: Telemetry::new("test"),
             subscriber: Some(tracing::subscriber::set_default(subscriber)),
         }
     }
@@ -147,6 +151,7 @@ impl World {
             certificates,
             directory: None,
             log,
+            telemetry: Telemetry::new("test"),
             subscriber: None,
         }
     }
@@ -179,7 +184,22 @@ impl World {
 
     /// A served pod of which the mesh has not been told.
     pub(super) async fn unknown_pod(&self, name: &str, ip: IpAddr, network: &str) -> Pod {
-        serve_pod(name, ip, network, (self.mesh.clone(), self.certificates.clone())).await
+        let parts = (
+            self.mesh.clone(),
+            self.certificates.clone(),
+            Arc::clone(&self.telemetry),
+        );
+        serve_pod(name, ip, network, parts).await
+    }
+
+    /// The value of a metric, summed over the samples whose labels contain all of `parts`.
+    pub(super) fn metric(&self, name: &str, parts: &[&str]) -> u64 {
+        let text = self.telemetry.exposition.render(Format::Prometheus);
+        let samples = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        let meant = samples.filter(|line| parts.iter().all(|part| line.contains(part)));
+        meant
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum()
     }
 
     /// An east-west gateway of `network`, served at a fresh address.
@@ -190,6 +210,7 @@ impl World {
             mesh: self.mesh.clone(),
             certificates: self.certificates.clone(),
             tuning: Tuning::default(),
+            telemetry: Arc::clone(&self.telemetry),
         });
         let listener = TcpListener::bind((fresh_ip(), HBONE_PORT)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -204,7 +225,7 @@ pub(super) async fn serve_pod(
     name: &str,
     ip: IpAddr,
     network: &str,
-    (mesh, certificates): (Mesh, Certificates),
+    (mesh, certificates, telemetry): (Mesh, Certificates, Arc<Telemetry>),
 ) -> Pod {
     let sockets = Arc::new(TestSockets::default());
     sockets.own.lock().unwrap().push(ip);
@@ -221,6 +242,7 @@ pub(super) async fn serve_pod(
         certificates,
         network,
         tuning: Tuning::default(),
+        telemetry,
     };
     let proxy = PodProxy::new(facts, parts);
     let (trigger, signal) = drain();
@@ -329,7 +351,8 @@ impl Visit for Fields {
 
 impl<S: tracing::Subscriber> Layer<S> for AccessLog {
     fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        if event.metadata().target() != "access" {
+        let metadata = event.metadata();
+        if metadata.target() != "access" || *metadata.level() == tracing::Level::DEBUG {
             return;
         }
         let mut fields = Fields(HashMap::from([(
