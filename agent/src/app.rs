@@ -1,9 +1,11 @@
 //! The composition root: the only place that knows every part.
 
+mod admin_ports;
+mod log_filter;
+
 use std::{
     error::Error,
-    fs,
-    io::{self, IsTerminal as _},
+    fs, io,
     os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,12 +23,14 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
-use tracing_subscriber::EnvFilter;
 
+use self::admin_ports::AdminPorts;
+pub use self::log_filter::start_log;
 pub use crate::pods::registry::chain;
 use crate::{
-    cli::{GatewayArgs, LogFormat, MeshArgs, RunArgs, WorkerArgs},
-    control::{self, Facts},
+    admin::{Logging, readiness},
+    cli::{GatewayArgs, MeshArgs, RunArgs, WorkerArgs},
+    control,
     drain::drain,
     identity::{Certificates, SpiffeId, embedded_ca::EmbeddedCa},
     mesh::{self, Mesh, Snapshot},
@@ -39,6 +43,7 @@ use crate::{
     proxy::gateway::{Gateway, GatewayParts},
     redirect::{Netns, NodePrograms, Pins, PodPrograms, ebpf_log, netns, node::Ground, objects, selftest},
     shards::{self, Shards},
+    status::{Desk, Facts, Holder},
 };
 
 /// Why serving could not begin.
@@ -57,20 +62,8 @@ fn failed<E: Into<Box<dyn Error + Send + Sync>>>(step: impl Into<String>) -> imp
     }
 }
 
-/// Logs to standard error; `RUST_LOG` filters.
-pub fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
-    match format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Plain => log.with_ansi(io::stderr().is_terminal()).init(),
-    }
-}
-
 /// The worker: serves the pods of a node until SIGTERM.
-pub fn worker(arguments: WorkerArgs) -> Result<(), StartError> {
+pub fn worker(arguments: WorkerArgs, logging: Arc<dyn Logging>) -> Result<(), StartError> {
     // The parent blocks signals for itself; and a worker without a parent would hold pods nobody restarts.
     SigSet::all().thread_unblock().map_err(failed("unblocking signals"))?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("asking to end with the parent"))?;
@@ -82,15 +75,22 @@ pub fn worker(arguments: WorkerArgs) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(failed("starting the control runtime"))?;
-    control.block_on(serve_node(arguments, data))
+    control.block_on(serve_node(arguments, data, logging))
 }
 
-async fn serve_node(arguments: WorkerArgs, data: Shards) -> Result<(), StartError> {
+async fn serve_node(arguments: WorkerArgs, data: Shards, logging: Arc<dyn Logging>) -> Result<(), StartError> {
     let WorkerArgs { run, restarts } = arguments;
+    let admin = AdminPorts::open(
+        &run.mesh,
+        logging,
+        &[readiness::MESH, readiness::PROXY, readiness::PODS],
+    )
+    .await?;
     let (keeper, mut held) =
         Keeper::greet().map_err(failed("talking to the parent process; `isthmus run` starts workers"))?;
     prepare_run_directory(&run.run_dir)?;
     let (mesh, mesh_state) = follow_mesh(&run.mesh).await;
+    admin.done_with_mesh(mesh_state.clone());
     let certificates = open_certificates(&run.mesh)?;
 
     let node_netns = Netns::open(&run.node_netns).map_err(failed(
@@ -98,6 +98,7 @@ async fn serve_node(arguments: WorkerArgs, data: Shards) -> Result<(), StartErro
     ))?;
     let pins = Pins::new(&run.bpffs, &run.node, objects::generation());
     let (node, programs) = redirect(&run, &pins, &node_netns).await?;
+    admin.done(readiness::PROXY);
 
     let path = run.run_dir.join(isthmus_wire::SOCKET_NAME);
     let control = match held.remove("control") {
@@ -128,17 +129,24 @@ async fn serve_node(arguments: WorkerArgs, data: Shards) -> Result<(), StartErro
     }
     registry.tell_ready().map_err(failed("telling the parent process"))?;
     let facts = Facts {
-        node: run.node.as_str().into(),
-        network,
+        node: run.node.clone(),
+        network: network.to_string(),
         restarts,
+        ended: None,
         mesh_state,
         mesh,
+        readiness: admin.readiness.clone(),
+        failures: Arc::new(Vec::new),
     };
-    let control = tokio::spawn(control::serve(control, pods.clone(), facts));
+    let desk = Desk::new(facts, Holder::Pods(pods.clone()));
+    admin.told_by(&desk);
+    admin.done(readiness::PODS);
+    let control = tokio::spawn(control::serve(control, pods.clone(), desk));
     tracing::info!(node = run.node, "ready");
     let registry = tokio::spawn(registry.run());
 
     wait_for_end().await?;
+    admin.readiness.pend(readiness::DRAIN);
     tracing::info!(deadline = ?run.mesh.drain_deadline, "draining; pods stay guarded");
     control.abort();
     pods.drain(run.mesh.drain_deadline).await;
@@ -175,16 +183,17 @@ async fn redirect(run: &RunArgs, pins: &Pins, node: &Netns) -> Result<(NodeProgr
 }
 
 /// The east-west gateway: serves until SIGTERM.
-pub fn gateway(arguments: GatewayArgs) -> Result<(), StartError> {
+pub fn gateway(arguments: GatewayArgs, logging: Arc<dyn Logging>) -> Result<(), StartError> {
     raise_descriptor_limit();
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed("starting the runtime"))?;
-    runtime.block_on(serve_gateway(arguments))
+    runtime.block_on(serve_gateway(arguments, logging))
 }
 
-async fn serve_gateway(arguments: GatewayArgs) -> Result<(), StartError> {
+async fn serve_gateway(arguments: GatewayArgs, logging: Arc<dyn Logging>) -> Result<(), StartError> {
+    let admin = AdminPorts::open(&arguments.mesh, logging, &[readiness::MESH, readiness::PROXY]).await?;
     let (namespace, account) = arguments
         .identity
         .split_once('/')
@@ -192,20 +201,35 @@ async fn serve_gateway(arguments: GatewayArgs) -> Result<(), StartError> {
         .map_err(failed(format!("reading --identity {}", arguments.identity)))?;
     let identity = SpiffeId::new(&arguments.trust_domain, namespace, account)
         .map_err(failed(format!("reading --identity {}", arguments.identity)))?;
-    let (mesh, _state) = follow_mesh(&arguments.mesh).await;
+    let (mesh, mesh_state) = follow_mesh(&arguments.mesh).await;
+    admin.done_with_mesh(mesh_state.clone());
     let parts = GatewayParts {
         identity,
         network: arguments.mesh.network.as_str().into(),
-        mesh,
+        mesh: mesh.clone(),
         certificates: open_certificates(&arguments.mesh)?,
     };
     let listener = TcpListener::bind(arguments.listen)
         .await
         .map_err(failed(format!("listening on {}", arguments.listen)))?;
     let (trigger, signal) = drain();
-    let serving = tokio::spawn(Gateway::new(parts).serve(listener, signal));
+    let gateway = Gateway::new(parts);
+    let facts = Facts {
+        node: String::new(),
+        network: arguments.mesh.network.clone(),
+        restarts: 0,
+        ended: None,
+        mesh,
+        mesh_state,
+        readiness: admin.readiness.clone(),
+        failures: Arc::new(Vec::new),
+    };
+    admin.told_by(&Desk::new(facts, Holder::Gateway(Arc::clone(&gateway))));
+    let serving = tokio::spawn(gateway.serve(listener, signal));
+    admin.done(readiness::PROXY);
     tracing::info!(listen = %arguments.listen, network = arguments.mesh.network, "ready");
     wait_for_end().await?;
+    admin.readiness.pend(readiness::DRAIN);
     tracing::info!(deadline = ?arguments.mesh.drain_deadline, "draining");
     trigger.start(arguments.mesh.drain_deadline);
     serving.await.map_err(failed("draining"))?;

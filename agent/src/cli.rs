@@ -62,6 +62,15 @@ pub struct MeshArgs {
     /// How long open connections may go on after SIGTERM.
     #[arg(long, env = "CONNECTION_TERMINATION_DEADLINE", default_value = "5s", value_parser = duration)]
     pub drain_deadline: Duration,
+    /// Port of the admin server, on localhost; 0 for none.
+    #[arg(long, env = "ISTHMUS_ADMIN_PORT", default_value_t = 15000)]
+    pub admin_port: u16,
+    /// Port of the metrics, on every address; 0 for none.
+    #[arg(long, env = "ISTHMUS_STATS_PORT", default_value_t = 15020)]
+    pub stats_port: u16,
+    /// Port of the readiness probe, on every address; 0 for none.
+    #[arg(long, env = "ISTHMUS_READINESS_PORT", default_value_t = 15021)]
+    pub readiness_port: u16,
     /// How logs are written, to standard error. `RUST_LOG` says which.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "plain", ignore_case = true)]
     pub log_format: LogFormat,
@@ -207,6 +216,10 @@ pub struct StatusArgs {
     /// How to write it.
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: Output,
+    /// Show it again every so many seconds, 2 when not given, until interrupted.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub watch: Option<u64>,
 }
 
 /// `isthmus ca`.

@@ -5,6 +5,8 @@
 //! | [`app`] | the composition root: builds every part and hands each what it needs |
 //! | [`cli`] | the command line and the environment |
 //! | [`operator`] | short commands on a terminal: `pod`, `status`, `ca`, `mesh` |
+//! | [`status`] | what the agent says of itself: collected, judged, written down |
+//! | [`admin`] | the HTTP ports: state, logging, profiles, metrics, readiness |
 //! | [`parent`] | nobody home: holds listeners while the worker restarts |
 //! | [`control`] | the unix socket on which pods are enrolled and state is read |
 //! | [`pods`] | which pods are enrolled, and bringing them in and out |
@@ -17,6 +19,7 @@
 //! | [`mesh`] | workloads, services, policies, gateways; pure decisions on them |
 //! | [`drain`] | graceful, deadline, force |
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod control;
@@ -30,4 +33,5 @@ pub mod pods;
 pub mod proxy;
 pub mod redirect;
 pub mod shards;
+pub mod status;
 pub mod tls;

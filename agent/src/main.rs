@@ -23,15 +23,19 @@ fn main() -> ExitCode {
             parent::run(&own_arguments()).map_err(Into::into)
         }
         Command::Worker(arguments) => {
-            app::start_log(arguments.run.mesh.log_format);
-            app::worker(arguments).map(|()| ExitCode::SUCCESS).map_err(Into::into)
+            let logging = app::start_log(arguments.run.mesh.log_format);
+            app::worker(arguments, logging)
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(Into::into)
         }
         Command::Gateway(arguments) => {
-            app::start_log(arguments.mesh.log_format);
-            app::gateway(arguments).map(|()| ExitCode::SUCCESS).map_err(Into::into)
+            let logging = app::start_log(arguments.mesh.log_format);
+            app::gateway(arguments, logging)
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(Into::into)
         }
         Command::Pod(command) => operator::pod(command).map(|()| ExitCode::SUCCESS),
-        Command::Status(arguments) => operator::status(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Status(arguments) => operator::status(&arguments),
         Command::Ca(command) => operator::ca(command).map(|()| ExitCode::SUCCESS),
         Command::Mesh(command) => operator::mesh(command).map(|()| ExitCode::SUCCESS),
     };

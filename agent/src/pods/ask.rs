@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use isthmus_wire::{Enrol, PodStatus, Response};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::proxy::TunnelInfo;
+
 /// Asked of the registry.
 pub enum Ask {
     /// See `isthmus_wire::Request::Enrol`.
@@ -26,6 +28,8 @@ pub struct Survey {
     pub verdicts: BTreeMap<String, u64>,
     /// Open tunnels.
     pub tunnels: usize,
+    /// Open tunnels with the `NAMESPACE/NAME` of their pods, at most `isthmus_wire::MOST_TUNNELS`.
+    pub open_tunnels: Vec<(String, TunnelInfo)>,
     /// Connections being relayed.
     pub connections: usize,
 }

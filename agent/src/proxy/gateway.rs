@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::{
+    TunnelInfo,
     access_log::{Direction, Record},
     close::{CloseReason, Phase, Who},
     connections::Guard,
@@ -83,6 +84,12 @@ impl Gateway {
     #[must_use]
     pub fn open_connections(&self) -> usize {
         self.parts.streams.len()
+    }
+
+    /// The oldest tunnels, at most `most`. Those still in their handshake are not among them.
+    #[must_use]
+    pub fn list_tunnels(&self, most: usize) -> Vec<TunnelInfo> {
+        self.parts.listed.list(most)
     }
 
     /// Tunnels open now.

@@ -3,24 +3,26 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 14] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
+    // It is given closures for everything it tells.
+    ("admin", &[]),
     // The composition root knows everybody.
     (
         "app",
         &[
-            "cli", "control", "drain", "hbone", "identity", "mesh", "parent", "pods", "proxy", "redirect", "shards",
-            "tls",
+            "admin", "cli", "control", "drain", "hbone", "identity", "mesh", "parent", "pods", "proxy", "redirect",
+            "shards", "status", "tls",
         ],
     ),
     ("cli", &[]),
-    ("control", &["mesh", "pods"]),
+    ("control", &["pods", "status"]),
     ("drain", &[]),
     // A tunnel carries what it is asked to; it does not know who uses it or why.
     ("hbone", &["identity", "mesh::Authority", "mesh::Workload", "tls"]),
     ("identity", &["tls"]),
     // Decisions are pure values.
     ("mesh", &["identity"]),
-    ("operator", &["cli", "identity", "mesh"]),
+    ("operator", &["cli", "identity", "mesh", "status"]),
     // It must outlive whatever the others can break.
     ("parent", &[]),
     (
@@ -40,6 +42,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     // The kernel's side knows no mesh.
     ("redirect", &[]),
     ("shards", &[]),
+    ("status", &["admin::Readiness", "mesh", "pods", "proxy"]),
     ("tls", &["identity"]),
 ];
 
