@@ -43,7 +43,7 @@ use crate::{
     proxy::gateway::{Gateway, GatewayParts},
     redirect::{Netns, NodePrograms, Pins, PodPrograms, ebpf_log, netns, node::Ground, objects, selftest},
     shards::{self, Shards},
-    status::{Desk, Facts, Holder},
+    status::{self, Desk, Facts, Holder},
 };
 
 /// Why serving could not begin.
@@ -79,7 +79,12 @@ pub fn worker(arguments: WorkerArgs, logging: Arc<dyn Logging>) -> Result<(), St
 }
 
 async fn serve_node(arguments: WorkerArgs, data: Shards, logging: Arc<dyn Logging>) -> Result<(), StartError> {
-    let WorkerArgs { run, restarts } = arguments;
+    let WorkerArgs {
+        run,
+        restarts,
+        ended_at,
+        ended_how,
+    } = arguments;
     let admin = AdminPorts::open(
         &run.mesh,
         logging,
@@ -132,7 +137,7 @@ async fn serve_node(arguments: WorkerArgs, data: Shards, logging: Arc<dyn Loggin
         node: run.node.clone(),
         network: network.to_string(),
         restarts,
-        ended: None,
+        ended: status::worker_end(ended_at, ended_how),
         mesh_state,
         mesh,
         readiness: admin.readiness.clone(),

@@ -117,6 +117,12 @@ pub struct WorkerArgs {
     /// How often a worker was started before this one.
     #[arg(long, default_value_t = 0)]
     pub restarts: u64,
+    /// When the one before this ended, in seconds since 1970.
+    #[arg(long)]
+    pub ended_at: Option<i64>,
+    /// How the one before this ended.
+    #[arg(long)]
+    pub ended_how: Option<String>,
 }
 
 /// `isthmus gateway`.

@@ -13,8 +13,8 @@ use std::{
     ffi::OsString,
     io,
     os::fd::{AsFd as _, OwnedFd},
-    process::{Child, Command, ExitCode, Stdio},
-    time::{Duration, Instant},
+    process::{Child, Command, ExitCode, ExitStatus, Stdio},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nix::{
@@ -64,6 +64,7 @@ pub fn run(arguments: &[OsString]) -> Result<ExitCode, ParentError> {
         arguments,
         held: HashMap::new(),
         restarts: 0,
+        ended: None,
         was_ready: false,
     };
     let mut ending = false;
@@ -95,6 +96,8 @@ struct Parent<'a> {
     arguments: &'a [OsString],
     held: HashMap<String, OwnedFd>,
     restarts: u64,
+    /// When and how the last worker ended.
+    ended: Option<(SystemTime, ExitStatus)>,
     was_ready: bool,
 }
 
@@ -102,11 +105,17 @@ impl Parent<'_> {
     fn start(&self) -> Result<(Child, OwnedFd), ParentError> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(failed("making a socket pair"))?;
-        let child = Command::new("/proc/self/exe")
-            .arg("worker")
-            .args(self.arguments)
-            .arg("--restarts")
-            .arg(self.restarts.to_string())
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("worker").args(self.arguments);
+        command.args(["--restarts", &self.restarts.to_string()]);
+        if let Some((time, how)) = &self.ended {
+            let seconds = time
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs();
+            command.args(["--ended-at", &seconds.to_string(), "--ended-how", &how.to_string()]);
+        }
+        let child = command
             .stdin(Stdio::from(theirs))
             .spawn()
             .map_err(failed("starting the worker"))?;
@@ -161,6 +170,7 @@ impl Parent<'_> {
                 }
                 let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
                 tracing::info!(%status, "worker ended");
+                self.ended = Some((SystemTime::now(), status));
                 return Ok(ExitCode::from(code));
             }
         }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use isthmus_wire::{Descriptors, Direction, Failure, MOST_TUNNELS, Status, Tunnel, WorkerEnd};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{sync::watch, task::AbortHandle};
 
 pub use self::{
@@ -45,6 +46,15 @@ pub struct Facts {
     pub readiness: Readiness,
     /// The last connections that failed.
     pub failures: Failures,
+}
+
+/// How the worker before this one ended, at that many seconds since 1970.
+pub fn worker_end(at: Option<i64>, how: Option<String>) -> Option<WorkerEnd> {
+    let moment = OffsetDateTime::from_unix_timestamp(at?).ok()?;
+    Some(WorkerEnd {
+        time: moment.format(&Rfc3339).ok()?,
+        how: how?,
+    })
 }
 
 /// Who has the tunnels.

@@ -28,14 +28,14 @@ const AT_ONCE: usize = 2;
 /// Port 15020.
 pub(super) struct MetricsSite {
     metrics: Metrics,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 impl MetricsSite {
     pub(super) fn new(metrics: Metrics) -> Self {
         Self {
             metrics,
-            turns: Semaphore::new(AT_ONCE),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
         }
     }
 }
@@ -52,10 +52,15 @@ impl Site for MetricsSite {
 
     async fn answer(&self, asked: Asked) -> Reply {
         let format = Format::wanted(asked.accept.as_deref());
-        // The semaphore is never closed.
-        let _turn = self.turns.acquire().await;
+        // The semaphore is never closed. Whoever was cut meanwhile has its turn to the end: that thread cannot be stopped.
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
         let metrics = Arc::clone(&self.metrics);
-        match tokio::task::spawn_blocking(move || metrics(format)).await {
+        let written = tokio::task::spawn_blocking(move || {
+            let text = metrics(format);
+            drop(turn);
+            text
+        });
+        match written.await {
             Ok(text) => reply::whole(StatusCode::OK, format.content_type(), text),
             Err(error) => {
                 tracing::error!(%error, "writing down the metrics");

@@ -1,7 +1,6 @@
 use std::{net::SocketAddr, time::Duration};
 
 use futures_util::future::join_all;
-use http::Method;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::Instant,
