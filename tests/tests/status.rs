@@ -10,8 +10,13 @@ use std::{
 };
 
 use isthmus_tests::{
-    Agent, Because as _, Lab, Netns, Result, agent::AgentOptions, log::field, pod::connect_from, roundtrip,
-    scene::OneNetwork, within,
+    Agent, Because as _, Lab, Netns, Result,
+    agent::AgentOptions,
+    log::field,
+    pod::connect_from,
+    roundtrip,
+    scene::{OneNetwork, TwoNetworks},
+    within,
 };
 use isthmus_wire::{Direction, MtlsBecause, Tunnel};
 use nix::{
@@ -208,6 +213,43 @@ fn a_worker_that_was_killed_is_a_problem_with_its_end() -> Result {
         (status.worker_pid != killed && status.worker_restarts == 1).then_some(())
     })?;
     shows(lab, near, &["the worker was started again once", "SIGKILL"])
+}
+
+#[test]
+fn syns_that_found_no_agent_are_a_problem() -> Result {
+    let scene = OneNetwork::start("status")?;
+    let (lab, [near, _]) = (&scene.lab, &scene.agents);
+    heals(lab, near, "no_listener")?;
+    near.kill()?;
+    let wait = Duration::from_millis(300);
+    scene.client.connect_within(scene.server.at(PORT), wait).unwrap_err();
+    near.restart()?;
+    shows(
+        lab,
+        near,
+        &["SYNs of enrolled pods found no listener", "syn_dropped_no_listener"],
+    )
+}
+
+#[test]
+fn a_gateway_tells_its_state_and_its_readiness_too() -> Result {
+    let scene = TwoNetworks::start("status")?;
+    let netns = scene.gateway.netns();
+    let ready = http(netns, READINESS, "GET /healthz/ready")?;
+    assert_eq!((ready.status, ready.text().as_str()), (200, "ready\n"));
+    assert_eq!(http(netns, STATS, "GET /metrics")?.status, 200);
+    let _echoes = [scene.server.echo(PORT)?, scene.twin.echo(PORT)?];
+    let mut stream = scene.client.connect(scene.at(PORT))?;
+    roundtrip(&mut stream, b"through the gateway")?;
+    let state: Value = serde_json::from_slice(&http(netns, ADMIN, "GET /state")?.body)?;
+    assert_eq!(state["connections"], 1);
+    let tunnel = &state["open_tunnels"][0];
+    assert_eq!(field(tunnel, "peer_identity"), scene.client.identity());
+    assert_eq!(
+        (field(tunnel, "pod"), field(tunnel, "streams")),
+        ("gateway".to_owned(), "1".to_owned())
+    );
+    Ok(())
 }
 
 #[test]

@@ -3,31 +3,30 @@
 use std::fmt;
 
 /// Rows under a header. Nothing is cut off; the last column is not padded.
-pub(super) struct Table {
-    header: Vec<&'static str>,
-    /// Columns of numbers, aligned to the right.
-    numbers: Vec<usize>,
-    rows: Vec<Vec<String>>,
+pub(super) struct Table<const N: usize> {
+    header: [&'static str; N],
+    /// Which columns are numbers, aligned to the right.
+    numbers: [bool; N],
+    rows: Vec<[String; N]>,
 }
 
-impl Table {
+impl<const N: usize> Table<N> {
     /// A table without rows. A header that begins with `#` makes a column of numbers.
-    pub(super) fn new<const N: usize>(header: [&'static str; N]) -> Self {
-        let numbers = header.iter().enumerate().filter(|(_, word)| word.starts_with('#'));
+    pub(super) fn new(header: [&'static str; N]) -> Self {
         Self {
-            numbers: numbers.map(|(column, _)| column).collect(),
-            header: header.iter().map(|word| word.trim_start_matches('#')).collect(),
+            numbers: header.map(|word| word.starts_with('#')),
+            header: header.map(|word| word.trim_start_matches('#')),
             rows: Vec::new(),
         }
     }
 
-    /// Adds a row, as long as the header.
-    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
+    /// Adds a row.
+    pub(super) fn row(&mut self, cells: [String; N]) {
+        self.rows.push(cells.map(|cell| printable(&cell)));
     }
 
-    fn widths(&self) -> Vec<usize> {
-        let mut widths: Vec<usize> = self.header.iter().map(|word| word.chars().count()).collect();
+    fn widths(&self) -> [usize; N] {
+        let mut widths = self.header.map(|word| word.chars().count());
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.chars().count());
@@ -36,11 +35,11 @@ impl Table {
         widths
     }
 
-    fn line(&self, f: &mut fmt::Formatter<'_>, widths: &[usize], cells: &[impl AsRef<str>]) -> fmt::Result {
+    fn line(&self, f: &mut fmt::Formatter<'_>, widths: &[usize; N], cells: &[impl AsRef<str>; N]) -> fmt::Result {
         let mut line = String::new();
-        for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        for ((cell, width), is_number) in cells.iter().zip(widths).zip(self.numbers) {
             let cell = cell.as_ref();
-            line += &if self.numbers.contains(&column) {
+            line += &if is_number {
                 format!("{cell:>width$}  ")
             } else {
                 format!("{cell:<width$}  ")
@@ -50,7 +49,7 @@ impl Table {
     }
 }
 
-impl fmt::Display for Table {
+impl<const N: usize> fmt::Display for Table<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let widths = self.widths();
         self.line(f, &widths, &self.header)?;

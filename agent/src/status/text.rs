@@ -87,11 +87,14 @@ fn head(out: &mut String, status: &Status) {
         (
             "AGENT",
             format!(
-                "isthmus {}, worker {} up {}, started again {}{ended}",
+                "isthmus {}, worker {} up {}, {}{ended}",
                 status.version,
                 status.worker_pid,
                 age(status.uptime_seconds),
-                times(status.worker_restarts)
+                match status.worker_restarts {
+                    0 => "never started again".to_owned(),
+                    count => format!("started again {}", times(count)),
+                }
             ),
         ),
         ("READY", ready),
@@ -125,8 +128,8 @@ fn pods(out: &mut String, status: &Status) {
         "#CONN-OUT",
         "#TUN-IN",
         "#TUN-OUT",
-        "ADDRESSES",
         "IDENTITY",
+        "ADDRESSES",
     ]);
     let mut pods: Vec<&PodStatus> = status.pods.values().collect();
     pods.sort_by_key(|pod| (&pod.namespace, &pod.name));
@@ -141,8 +144,8 @@ fn pods(out: &mut String, status: &Status) {
             pod.connections_out.to_string(),
             pod.tunnels_in.to_string(),
             pod.tunnels_out.to_string(),
-            addresses.join(","),
             pod.identity.clone().unwrap_or_else(|| "not in the mesh".to_owned()),
+            addresses.join(","),
         ]);
     }
     out.push_str(&table.to_string());
@@ -246,10 +249,10 @@ pub(super) fn age(seconds: u64) -> String {
 
 /// `once`, `2 times`.
 pub(super) fn times(count: u64) -> String {
-    match count {
-        0 => "never".to_owned(),
-        1 => "once".to_owned(),
-        _ => format!("{count} times"),
+    if count == 1 {
+        "once".to_owned()
+    } else {
+        format!("{count} times")
     }
 }
 

@@ -159,8 +159,8 @@ async fn metrics_are_written_in_the_format_that_is_asked_for() {
 #[tokio::test]
 async fn bodies_are_ignored_and_large_ones_refused() {
     let (to, _served) = start(local(State::default()), 4).await;
-    let small = format!("POST /logging HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nabcd");
-    assert_eq!(ask_raw(to, &small).await.0, 200);
+    let small = "POST /logging HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nabcd";
+    assert_eq!(ask_raw(to, small).await.0, 200);
     let size = BODY_BYTES + 1;
     let large = format!(
         "POST /logging HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n{}",

@@ -46,7 +46,7 @@ fn an_empty_agent_says_of_everything_that_there_is_nothing() {
     assert_eq!(
         shown,
         "NODE   node1 on net1\n\
-         AGENT  isthmus 0.1.0, worker 77 up 1h02m, started again never\n\
+         AGENT  isthmus 0.1.0, worker 77 up 1h02m, never started again\n\
          READY  yes\n\
          MESH   ok: 3 workloads, 2 services, 1 policies, taken 5s ago\n\
          LOAD   0 connections, 0 tunnels, 5 of 1000 descriptors, 12.0 MiB of memory\n\
@@ -90,7 +90,7 @@ fn everything_that_is_there_is_shown_in_a_line_of_its_own() {
     };
     assert_eq!(
         row("demo/client  "),
-        "demo/client enrolled admitted good for 2h05m 1 22 3 4 10.1.1.11,fd00::11 spiffe://cluster.local/ns/demo/sa/client"
+        "demo/client enrolled admitted good for 2h05m 1 22 3 4 spiffe://cluster.local/ns/demo/sa/client 10.1.1.11,fd00::11"
     );
     assert!(row("demo/server-with-a-long-name").contains("sa/server-with-a-long-name"));
     assert_eq!(
