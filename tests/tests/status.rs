@@ -5,7 +5,9 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    panic::resume_unwind,
     process::{Command, Output},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -88,7 +90,10 @@ fn run_status(lab: &Lab, agent: &Agent, arguments: &[&str]) -> Result<Output> {
 fn problems(lab: &Lab, agent: &Agent) -> Result<Vec<String>> {
     let output = run_status(lab, agent, &["-o", "json"])?;
     let status: Value = serde_json::from_slice(&output.stdout)?;
-    let listed = status["problems"].as_array().because("problems are a list")?;
+    let listed = status
+        .get("problems")
+        .and_then(Value::as_array)
+        .because("problems are a list")?;
     let line = |problem: &Value| format!("{} -> {}", field(problem, "what"), field(problem, "advice"));
     Ok(listed.iter().map(line).collect())
 }
@@ -355,7 +360,7 @@ fn watching_goes_on_until_it_is_interrupted_or_nobody_reads() -> Result {
     let looks = || {
         watching
             .output()
-            .all_from(0, |line| *line == Value::from("no pods are enrolled"))
+            .all_from(0, |line| line.as_str() == Some("no pods are enrolled"))
             .len()
     };
     within(SOON, "it has looked twice", || (looks() >= 2).then_some(()))?;
@@ -478,7 +483,15 @@ fn profiles_of_cpu_and_heap_are_taken_over_the_admin_port() -> Result {
     let scene = OneNetwork::start_with("status", &options)?;
     let [near, _] = &scene.agents;
     let _echo = scene.server.echo(PORT)?;
-    let answer = admin(near, "GET /debug/pprof/profile?seconds=1&frequency=500")?;
+    // While it is interrupted a thousand times a second, it carries on.
+    let mut talking = scene.client.connect(scene.server.at(PORT))?;
+    let answer = thread::scope(|scope| {
+        let profile = scope.spawn(|| admin(near, "GET /debug/pprof/profile?seconds=1&frequency=1000"));
+        while !profile.is_finished() {
+            roundtrip(&mut talking, &[7; 4096])?;
+        }
+        profile.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })?;
     assert_eq!(answer.status, 200, "{}", answer.text());
     // profile.proto: field 1, sample_type, a message.
     assert_eq!(answer.body.first(), Some(&0x0a), "{} bytes", answer.body.len());

@@ -25,6 +25,8 @@ use crate::{
 
 /// The agent answers in milliseconds unless its node is in trouble.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// While watching, an interrupt waits for the answer.
+const WATCHER_PATIENCE: Duration = Duration::from_secs(3);
 /// Cursor to the upper left, then clear the screen and what was scrolled off it (ECMA-48 CUP and ED).
 const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
 
@@ -98,7 +100,12 @@ fn look(arguments: &StatusArgs) -> Result<String, Box<dyn Error>> {
 
 fn held(arguments: &StatusArgs) -> Result<Status, Box<dyn Error>> {
     let socket = arguments.socket.run_dir.join(SOCKET_NAME);
-    match ask(&socket, &Request::Status, PATIENCE)? {
+    let patience = if arguments.watch.is_some() {
+        WATCHER_PATIENCE
+    } else {
+        PATIENCE
+    };
+    match ask(&socket, &Request::Status, patience)? {
         Response::Status(status) => Ok(status),
         Response::Refused { reason, .. } => Err(reason.into()),
         Response::Done => Err("the agent answered something else than was asked".into()),

@@ -222,3 +222,56 @@ pub struct Failure {
     /// What happened and what to look at.
     pub reason: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LINE_LIMIT_BYTES, Response};
+
+    #[test]
+    fn a_full_node_fits_into_a_line() {
+        let text = |length: usize| "x".repeat(length);
+        let counts = |number: usize| (0..number).map(|n| (format!("{}{n}", text(26)), u64::MAX)).collect();
+        let pod = PodStatus {
+            namespace: text(30),
+            name: text(60),
+            state: "lingering".to_owned(),
+            netns: text(60).into(),
+            addresses: vec!["2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap(); 4],
+            identity: Some(text(120)),
+            certificate: Some(CertificateStatus {
+                not_after: Some(text(20)),
+                remaining_seconds: Some(i64::MAX),
+                failure: None,
+            }),
+            verdicts: counts(18),
+            ..PodStatus::default()
+        };
+        let tunnel = Tunnel {
+            pod: text(91),
+            direction: Direction::Outbound,
+            peer: "[2001:db8:1111:2222:3333:4444:5555:6666]:15008".parse().unwrap(),
+            peer_identity: text(120),
+            streams: 100,
+            age_seconds: 1_000_000,
+        };
+        let failure = Failure {
+            time: text(30),
+            pod: text(91),
+            source: text(140),
+            destination: text(140),
+            direction: Direction::Inbound,
+            code: text(40),
+            reason: text(300),
+        };
+        let status = Status {
+            pods: (0..1023).map(|n| (format!("{}{n}", text(36)), pod.clone())).collect(),
+            open_tunnels: vec![tunnel; MOST_TUNNELS],
+            failures: vec![failure; 256],
+            verdicts: counts(18),
+            ..Status::default()
+        };
+        let line = serde_json::to_vec(&Response::Status(status)).unwrap();
+        assert!((line.len() as u64) < LINE_LIMIT_BYTES, "{} bytes", line.len());
+    }
+}
