@@ -81,6 +81,12 @@ pub struct WorkerArgs {
     /// How often a worker was started before this one.
     #[arg(long, default_value_t = 0)]
     pub restarts: u64,
+    /// When the one before this ended, in seconds since 1970.
+    #[arg(long)]
+    pub ended_at: Option<i64>,
+    /// How the one before this ended.
+    #[arg(long)]
+    pub ended_how: Option<String>,
     /// As given to `run`, after `--`.
     #[arg(last = true)]
     pub arguments: Vec<OsString>,
@@ -166,6 +172,10 @@ pub struct StatusArgs {
     /// How to write it.
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: Output,
+    /// Show it again every so many seconds, 2 when not given, until interrupted.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub watch: Option<u64>,
 }
 
 /// `isthmus ca`.

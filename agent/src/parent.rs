@@ -15,8 +15,8 @@ use std::{
     ffi::OsString,
     io,
     os::fd::{AsFd as _, OwnedFd},
-    process::{Child, Command, ExitCode, Stdio},
-    time::{Duration, Instant},
+    process::{Child, Command, ExitCode, ExitStatus, Stdio},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nix::{
@@ -91,6 +91,7 @@ pub fn run(worker: &Worker) -> Result<ExitCode, ParentError> {
         worker,
         held: HashMap::new(),
         restarts: 0,
+        ended: None,
         was_ready: false,
         ending: Ending::Serving,
     };
@@ -122,6 +123,8 @@ struct Parent<'a> {
     worker: &'a Worker,
     held: HashMap<String, OwnedFd>,
     restarts: u64,
+    /// When and how the last worker ended.
+    ended: Option<(SystemTime, ExitStatus)>,
     was_ready: bool,
     ending: Ending,
 }
@@ -135,8 +138,16 @@ impl Parent<'_> {
         if env::var_os(name).is_none() {
             command.env(name, value);
         }
+        command.args(["worker", "--restarts", &self.restarts.to_string()]);
+        if let Some((time, how)) = &self.ended {
+            let seconds = time
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs();
+            command.args(["--ended-at", &seconds.to_string(), "--ended-how", &how.to_string()]);
+        }
         let child = command
-            .args(["worker", "--restarts", &self.restarts.to_string(), "--"])
+            .arg("--")
             .args(&self.worker.arguments)
             .stdin(Stdio::from(theirs))
             .spawn()
@@ -178,6 +189,7 @@ impl Parent<'_> {
                     listening = self.note(link);
                 }
                 tracing::info!(%status, "worker ended");
+                self.ended = Some((SystemTime::now(), status));
                 return Ok(ExitCode::from(self.ending.code(status)));
             }
             if self.ending.is_overdue(Instant::now()) {

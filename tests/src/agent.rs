@@ -36,6 +36,8 @@ pub struct AgentOptions {
     pub authority: Option<std::path::PathBuf>,
     /// More arguments.
     pub arguments: Vec<String>,
+    /// More of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for AgentOptions {
@@ -45,6 +47,7 @@ impl Default for AgentOptions {
             drain_deadline: Duration::from_secs(1),
             authority: None,
             arguments: Vec::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -138,7 +141,8 @@ impl Agent {
             .arg(self.node.netns().path())
             .args(["--log-format", "json", "--drain-deadline"])
             .arg(format!("{}ms", self.options.drain_deadline.as_millis()))
-            .args(&self.options.arguments);
+            .args(&self.options.arguments)
+            .envs(self.options.environment.iter().cloned());
         command
     }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use isthmus_wire::{Enrol, PodStatus, Response};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::telemetry::{NodeState, PodCounts};
+use crate::{
+    proxy::TunnelInfo,
+    telemetry::{NodeState, PodCounts},
+};
 
 /// Asked of the registry.
 pub enum Ask {
@@ -28,6 +31,8 @@ pub struct Survey {
     pub verdicts: BTreeMap<String, u64>,
     /// Open tunnels.
     pub tunnels: usize,
+    /// Open tunnels with the `NAMESPACE/NAME` of their pods, at most `isthmus_wire::MOST_TUNNELS`.
+    pub open_tunnels: Vec<(String, TunnelInfo)>,
     /// Connections being relayed.
     pub connections: usize,
 }
