@@ -110,7 +110,7 @@ pub fn worker(arguments: WorkerArgs, log: &LogHandle) -> Result<(), StartError> 
     raise_descriptor_limit();
     netns::remember_home().map_err(failed("opening this process's network namespace"))?;
     let threads = arguments.run.threads.unwrap_or_else(shards::default_count);
-    let data = Shards::start(threads).map_err(failed("starting data threads"))?;
+    let data = Shards::start(threads, arguments.run.vigil).map_err(failed("starting data threads"))?;
     let control = Builder::new_current_thread()
         .enable_all()
         .build()
@@ -152,6 +152,7 @@ async fn serve_node(arguments: WorkerArgs, data: Shards, log: &LogHandle) -> Res
         certificates,
         network: Arc::clone(&network),
         shards: data,
+        leave_strangers: run.leave_strangers,
         release_deadline: run.release_deadline,
         stirred,
         telemetry,

@@ -91,9 +91,15 @@ pub struct RunArgs {
     /// Threads that serve pods; a quarter of the cores when not given.
     #[arg(long, env = "ZTUNNEL_WORKER_THREADS")]
     pub threads: Option<NonZeroUsize>,
+    /// How long a data thread may stay awake for more work, where work follows work; 0s always sleeps.
+    #[arg(long, env = "ISTHMUS_VIGIL", default_value = "100us", value_parser = duration)]
+    pub vigil: Duration,
     /// How long connections of a released pod may go on.
     #[arg(long, env = "ISTHMUS_RELEASE_DEADLINE", default_value = "10m", value_parser = duration)]
     pub release_deadline: Duration,
+    /// Leave connections to destinations outside the mesh alone: they cost nothing, and are counted but not logged.
+    #[arg(long, env = "ISTHMUS_LEAVE_STRANGERS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub leave_strangers: bool,
     /// Let the eBPF programs log what they decide (target `isthmus_ebpf`). Programs already attached keep quiet.
     #[arg(long, env = "ISTHMUS_EBPF_LOG")]
     pub ebpf_log: bool,
@@ -259,11 +265,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(unit);
     let number: u64 = number.parse().map_err(|error| format!("{text}: {error}"))?;
     let scale = match unit {
+        "us" => return Ok(Duration::from_micros(number)),
         "ms" => return Ok(Duration::from_millis(number)),
         "s" => 1,
         "m" => 60,
         "h" => 3600,
-        _ => return Err(format!("{text}: the unit must be ms, s, m or h")),
+        _ => return Err(format!("{text}: the unit must be us, ms, s, m or h")),
     };
     number
         .checked_mul(scale)

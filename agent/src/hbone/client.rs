@@ -18,6 +18,7 @@ use super::{
         FRAME_BYTES, RESET_REMEMBERED, RESET_STREAMS, RESPONSE_HEADER_BYTES, SEND_BUFFER_BYTES, SMALL_FRAME_BUDGET,
         STREAM_WINDOW_BYTES, TLS_BUFFER_BYTES, TUNNEL_WINDOW_BYTES,
     },
+    turn,
 };
 use crate::{
     identity::SpiffeId,
@@ -132,7 +133,9 @@ where
                 tracing::debug!("tunnel dropped: the peer was silent");
                 return Poll::Ready(());
             }
-            std::pin::Pin::new(&mut connection).poll(cx).map(drop)
+            let ended = std::pin::Pin::new(&mut connection).poll(cx).map(drop);
+            turn::written();
+            ended
         })
         .await;
     };

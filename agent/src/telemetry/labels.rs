@@ -84,7 +84,7 @@ impl Facts {
     pub fn of(workload: &Workload) -> Self {
         let shared = Arc::<str>::clone;
         Self {
-            name: shared(&workload.name),
+            name: workload.name().into(),
             labels: SideLabels {
                 workload: shared(&workload.workload_name),
                 namespace: shared(&workload.namespace),

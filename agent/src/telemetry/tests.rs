@@ -1,12 +1,12 @@
 use std::{collections::BTreeMap, fs};
 
 use super::{metric::Metric, traffic::ResponseFlag, *};
-use crate::mesh::Workload;
+use crate::mesh::{Draft, Workload};
 
 /// Telemetry that has seen something of everything.
 fn seen() -> Arc<Telemetry> {
     let telemetry = Telemetry::new("1.2.3");
-    let workload = Workload::new("Kubernetes//Pod/demo/curl", "demo", "curl");
+    let workload: Workload = Draft::new("Kubernetes//Pod/demo/curl", "demo", "curl").into();
     let labels = Labels {
         source: Some(Facts::of(&workload).labels),
         mutual_tls: true,

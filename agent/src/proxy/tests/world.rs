@@ -20,7 +20,7 @@ use tracing_subscriber::{Layer, layer::SubscriberExt as _};
 use crate::{
     drain::{DrainTrigger, drain},
     identity::{Certificates, SpiffeId, embedded_ca::EmbeddedCa},
-    mesh::{Builder, HBONE_PORT, Mesh, Policy, Publisher, Service, Workload, workload::Protocol},
+    mesh::{Builder, Draft, HBONE_PORT, Mesh, Policy, Publisher, Service, workload::Protocol},
     proxy::{Gateway, GatewayParts, PlainSockets, PodFacts, PodProxy, ProxyParts, Sockets},
     telemetry::{Format, Telemetry},
 };
@@ -107,14 +107,14 @@ pub(super) fn id(account: &str) -> SpiffeId {
     SpiffeId::new("cluster.local", "demo", account).unwrap()
 }
 
-pub(super) fn workload(name: &str, ip: Option<IpAddr>) -> Workload {
-    Workload {
+pub(super) fn workload(name: &str, ip: Option<IpAddr>) -> Draft {
+    Draft {
         network: NETWORK.into(),
         addresses: ip.into_iter().collect(),
         service_account: name.into(),
         protocol: Protocol::Hbone,
         workload_name: name.into(),
-        ..Workload::new(&format!("Kubernetes//Pod/demo/{name}"), "demo", name)
+        ..Draft::new(&format!("Kubernetes//Pod/demo/{name}"), "demo", name)
     }
 }
 
@@ -163,7 +163,7 @@ impl World {
         self.publisher.publish(builder.build());
     }
 
-    pub(super) fn add_workload(&self, workload: Workload) {
+    pub(super) fn add_workload(&self, workload: Draft) {
         self.change(|mesh| mesh.add_workload(workload));
     }
 

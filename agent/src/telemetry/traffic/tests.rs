@@ -1,16 +1,16 @@
 use super::*;
 use crate::{
     identity::SpiffeId,
-    mesh::Workload,
+    mesh::Draft,
     telemetry::{Exposition, Facts, Format, ServiceFacts},
 };
 
 fn labels(name: &str) -> Labels {
-    let mut workload = Workload::new("uid", "demo", name);
+    let mut workload = Draft::new("uid", "demo", name);
     workload.workload_name = name.into();
     workload.canonical_name = "canonical".into();
     Labels {
-        source: Some(Facts::of(&workload).labels),
+        source: Some(Facts::of(&workload.into()).labels),
         source_principal: SpiffeId::new("cluster.local", "demo", name).ok(),
         mutual_tls: true,
         ..Labels::unknown(Reporter::Source)
