@@ -3,12 +3,23 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 14] = [
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
     // The composition root knows everybody.
     (
         "app",
         &[
-            "cli", "control", "drain", "hbone", "identity", "mesh", "parent", "pods", "proxy", "redirect", "shards",
+            "cli",
+            "control",
+            "drain",
+            "hbone",
+            "identity",
+            "mesh",
+            "parent",
+            "pods",
+            "proxy",
+            "redirect",
+            "shards",
+            "telemetry",
             "tls",
         ],
     ),
@@ -33,13 +44,19 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "proxy",
             "redirect",
             "shards",
+            "telemetry",
         ],
     ),
     // Sockets are given to it; it does not know how they are made.
-    ("proxy", &["drain", "hbone", "identity", "mesh", "tls"]),
+    ("proxy", &["drain", "hbone", "identity", "mesh", "telemetry", "tls"]),
     // The kernel's side knows no mesh.
     ("redirect", &[]),
     ("shards", &[]),
+    // It is told what happens; it does not know how connections are made.
+    (
+        "telemetry",
+        &["hbone::Baggage", "hbone::Traceparent", "identity", "mesh"],
+    ),
     ("tls", &["identity"]),
 ];
 
