@@ -21,6 +21,7 @@ pub use baggage::{Baggage, BaggageError};
 pub use forwarded::{Forwarded, ForwardedError};
 pub use read_ahead::ReadAhead;
 pub use request::{ConnectRequest, HeadError};
+pub use settings::{MOST_STREAMS, Settings};
 pub use stream::{RecvHalf, SendHalf, Stream, StreamError, StreamIo};
 pub use traceparent::{Traceparent, TraceparentError};
 

@@ -3,7 +3,8 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`app`] | the composition root: builds every part and hands each what it needs |
-//! | [`cli`] | the command line and the environment |
+//! | [`cli`] | the command line |
+//! | [`config`] | flags and variables of what serves, checked as a whole |
 //! | [`operator`] | short commands on a terminal: `pod`, `status`, `ca`, `mesh` |
 //! | [`parent`] | nobody home: holds listeners while the worker restarts |
 //! | [`control`] | the unix socket on which pods are enrolled and state is read |
@@ -20,6 +21,7 @@
 
 pub mod app;
 pub mod cli;
+pub mod config;
 pub mod control;
 pub mod drain;
 pub mod hbone;

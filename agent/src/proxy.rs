@@ -16,6 +16,7 @@
 //! | `descriptors` | the budget of descriptors |
 //! | `close` | why a connection ended |
 //! | `access_log` | one line per connection |
+//! | `tuning` | numbers that an operator may change |
 //! | `sockets` | the seam to a pod's network namespace |
 
 mod accept;
@@ -32,6 +33,7 @@ mod pool;
 mod relay;
 pub mod sockets;
 mod terminate;
+mod tuning;
 mod tunnel_socket;
 
 use std::{
@@ -49,6 +51,7 @@ pub use self::{
     descriptors::Descriptors,
     gateway::{Gateway, GatewayParts},
     sockets::{PlainSockets, Sockets},
+    tuning::{PoolLimits, SocketOptions, Tuning},
 };
 use crate::{
     identity::{Certificates, SpiffeId},
@@ -83,6 +86,8 @@ pub struct ProxyParts {
     pub certificates: Certificates,
     /// The network the pod's address belongs to.
     pub network: Arc<str>,
+    /// Numbers of tunnels, sockets and pools.
+    pub tuning: Tuning,
     /// Who is told of connections.
     pub telemetry: Arc<Telemetry>,
 }
@@ -111,6 +116,7 @@ impl PodProxy {
             mesh,
             certificates,
             network,
+            tuning,
             telemetry,
         } = parts;
         telemetry.proxy_started();
@@ -118,13 +124,14 @@ impl PodProxy {
             telemetry,
             pod: pod.to_string().into(),
         };
-        let parts = Parts::new(Descriptors::of_process(), book);
+        let parts = Parts::new(Descriptors::of_process(), tuning, book);
         let dialled = Connections::new();
         let pool = Pool::new(
             Arc::clone(&sockets),
             certificates.clone(),
             dialled.clone(),
             parts.abrupt.clone(),
+            tuning,
         );
         Arc::new(Self {
             pod,

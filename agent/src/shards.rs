@@ -34,12 +34,6 @@ impl Place {
     }
 }
 
-/// A quarter of the cores, at least one: the node belongs to its pods.
-pub fn default_count() -> NonZeroUsize {
-    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    NonZeroUsize::new(cores.div_ceil(4)).unwrap_or(NonZeroUsize::MIN)
-}
-
 impl Shards {
     /// Starts the threads. Each stays awake for up to `vigil` when more work is about to come (see [`vigil`]).
     pub fn start(count: NonZeroUsize, vigil: Duration) -> io::Result<Self> {

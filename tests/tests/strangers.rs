@@ -89,7 +89,7 @@ fn who_joins_the_mesh_is_a_stranger_no_longer() -> Result {
 #[test]
 fn nobody_is_left_alone_where_that_is_switched_off() -> Result {
     let options = AgentOptions {
-        arguments: vec!["--leave-strangers=false".to_owned()],
+        arguments: vec!["--leave-non-mesh=false".to_owned()],
         ..AgentOptions::default()
     };
     let scene = OneNetwork::start_with("strangers", &options)?;

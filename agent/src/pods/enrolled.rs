@@ -65,6 +65,8 @@ struct Served {
     netns: Arc<Netns>,
     proxy: Arc<PodProxy>,
     trigger: DrainTrigger,
+    /// They end when the last connection does, or is cut.
+    serving: Vec<JoinHandle<()>>,
     watcher: JoinHandle<()>,
     rules: isthmus_abi::Rules,
     routing: Arc<tokio::sync::Mutex<PodRouting>>,
@@ -181,6 +183,7 @@ impl Enrolled {
                 mesh: parts.mesh.clone(),
                 certificates: parts.certificates.clone(),
                 network: Arc::clone(&parts.network),
+                tuning: parts.tuning,
                 telemetry: Arc::clone(&parts.telemetry),
             },
         );
@@ -191,16 +194,17 @@ impl Enrolled {
         let hbone = TcpListener::from_std(hbone).map_err(RegistryError::Listeners)?;
         drop(runtime);
         let (serving, kept, ending) = (Arc::clone(&proxy), place.clone(), signal.clone());
-        place.handle().spawn(async move {
+        let outbound = place.handle().spawn(async move {
             serving.outbound(outbound, ending).await;
             drop(kept);
         });
-        place.handle().spawn(Arc::clone(&proxy).inbound(hbone, signal));
+        let inbound = place.handle().spawn(Arc::clone(&proxy).inbound(hbone, signal));
         let watcher = tokio::spawn(watch(Arc::clone(&routing), self.record.slot, parts.stirred.clone()));
         Ok(Served {
             netns,
             proxy,
             trigger,
+            serving: vec![outbound, inbound],
             watcher,
             rules,
             routing,
@@ -306,7 +310,7 @@ impl Enrolled {
                 .is_none_or(|workload| policy::plaintext_refused(mesh, &workload))
         });
         // A mesh that lacks this pod may lack its destinations as well.
-        let leaves = parts.leave_strangers && self.workload(mesh, &parts.network).is_some();
+        let leaves = parts.leave_non_mesh && self.workload(mesh, &parts.network).is_some();
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
         flag(required, FLAG_MTLS_REQUIRED) | flag(leaves, FLAG_LEAVE_STRANGERS)
     }
@@ -380,11 +384,13 @@ impl Enrolled {
         Ok(())
     }
 
-    /// Takes no more connections; cuts what is open after `deadline`.
-    pub fn drain(&self, deadline: std::time::Duration) {
-        if let Some(served) = &self.served {
-            served.trigger.start(deadline);
-        }
+    /// Takes no more connections; cuts what is open after `deadline`. What it gives ends when all have ended.
+    pub fn drain(&mut self, deadline: std::time::Duration) -> Vec<JoinHandle<()>> {
+        let Some(served) = &mut self.served else {
+            return Vec::new();
+        };
+        served.trigger.start(deadline);
+        std::mem::take(&mut served.serving)
     }
 
     /// For status.

@@ -12,7 +12,7 @@ use std::{
 use isthmus_wire::{Enrol, Response};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use super::{
@@ -24,6 +24,7 @@ use crate::{
     identity::Certificates,
     mesh::Mesh,
     parent::keeper::Keeper,
+    proxy::Tuning,
     redirect::{
         Claimed, Listeners, Netns, NodePrograms, PodPrograms, RedirectError, maps, policy_routing::RoutingError,
         selftest,
@@ -38,6 +39,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_secs(2);
 /// How long the kernel may believe what it was told of the mesh: several looks, so that one that is late matters not.
 const BELIEF: Duration = Duration::from_secs(2);
+/// How long after a drain's deadline the last resets may take to leave. Less than the parent's patience.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Why a pod could not be brought in or out.
 #[derive(Debug, thiserror::Error)]
@@ -99,10 +102,12 @@ pub struct Parts {
     pub certificates: Certificates,
     /// The node's network.
     pub network: Arc<str>,
+    /// Numbers of tunnels, sockets and pools.
+    pub tuning: Tuning,
     /// Data threads.
     pub shards: Shards,
     /// Connects to addresses that are not in the mesh are left alone.
-    pub leave_strangers: bool,
+    pub leave_non_mesh: bool,
     /// How long a released pod's connections may live on.
     pub release_deadline: Duration,
     /// Where pods' watchers report.
@@ -127,7 +132,6 @@ pub struct Registry {
     retried: Instant,
     /// The kernel knows every address of the mesh.
     mesh_written: bool,
-    draining: Option<(Instant, oneshot::Sender<()>)>,
 }
 
 impl Registry {
@@ -145,7 +149,6 @@ impl Registry {
             stirred,
             retried: Instant::now(),
             mesh_written: false,
-            draining: None,
         };
         registry.write_mesh();
         let mut addresses = registry.parts.node.maps().addresses();
@@ -259,10 +262,14 @@ impl Registry {
                 reply(answer, respond(&uid, outcome));
             }
             Ask::Drain(deadline, answer) => {
-                for pod in self.pods.values() {
-                    pod.drain(deadline);
-                }
-                self.draining = Some((Instant::now() + deadline, answer));
+                let serving: Vec<_> = self.pods.values_mut().flat_map(|pod| pod.drain(deadline)).collect();
+                tokio::spawn(async move {
+                    let ended = futures_util::future::join_all(serving);
+                    if timeout(deadline + SETTLE, ended).await.is_err() {
+                        tracing::error!("a data thread does not end its connections; they end with the process");
+                    }
+                    reply(answer, ());
+                });
             }
             Ask::Survey(answer) => reply(answer, self.survey()),
         }
@@ -375,7 +382,7 @@ impl Registry {
 
     /// Tells the kernel who belongs to the mesh; without that every connect is redirected.
     fn write_mesh(&mut self) {
-        if !self.parts.leave_strangers {
+        if !self.parts.leave_non_mesh {
             return;
         }
         let mesh = self.parts.mesh.current();
@@ -433,11 +440,6 @@ impl Registry {
         }
         if retry {
             self.retried = now;
-        }
-        let open: usize = self.pods.values().map(Enrolled::connections).sum();
-        if let Some((_, answer)) = self.draining.take_if(|(until, _)| open == 0 || now >= *until) {
-            tracing::info!(cut = open, "connections have ended");
-            reply(answer, ());
         }
     }
 

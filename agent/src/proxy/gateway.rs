@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::{
+    Tuning,
     access_log::{Book, Direction, Record},
     close::{CloseCode, CloseReason, Who},
     connections::Guard,
@@ -40,6 +41,8 @@ pub struct GatewayParts {
     pub mesh: Mesh,
     /// Where its certificate comes from.
     pub certificates: Certificates,
+    /// Numbers of tunnels and sockets.
+    pub tuning: Tuning,
     /// Who is told of connections.
     pub telemetry: Arc<Telemetry>,
 }
@@ -65,6 +68,7 @@ impl Gateway {
             identity,
             mesh,
             certificates,
+            tuning,
             telemetry,
         } = parts;
         let book = Book {
@@ -78,7 +82,7 @@ impl Gateway {
             mesh,
             certificates,
             sockets,
-            parts: Parts::new(Descriptors::of_process(), book),
+            parts: Parts::new(Descriptors::of_process(), tuning, book),
         })
     }
 
@@ -138,7 +142,7 @@ impl Gateway {
             let is_last = index + 1 == endpoints.len();
             let within = if is_last { CONNECT_TIMEOUT } else { NEXT_ENDPOINT };
             match timeout_at(give_up, connect(&*self.sockets, None, *endpoint, within)).await {
-                Ok(Ok(tcp)) => match Leg::dialled(tcp) {
+                Ok(Ok(tcp)) => match Leg::dialled(tcp, &self.parts.tuning.sockets) {
                     Ok(leg) => return Ok(leg),
                     Err(error) => last = CloseReason::of_socket(CloseCode::SocketFailed, &error),
                 },

@@ -93,7 +93,8 @@ impl PodProxy {
             }
         };
         let mut tally = record.tally();
-        let reason = match incoming.accept(Some(&Baggage::of(&pod))) {
+        let baggage = self.parts.tuning.response_baggage.then(|| Baggage::of(&pod));
+        let reason = match incoming.accept(baggage.as_ref()) {
             Ok(stream) => tokio::select! {
                 ended = relay::tunnelled(leg, stream, &mut tally) => CloseReason::of_relay(&ended, Who::Server, Who::Client),
                 reason = guard.cut() => reason,
@@ -128,7 +129,8 @@ impl PodProxy {
             let tcp = deliver(&*self.sockets, client, to)
                 .await
                 .map_err(|error| CloseReason::of_dial(&error, Who::Server))?;
-            Leg::dialled(tcp).map_err(|error| CloseReason::of_socket(CloseCode::SocketFailed, &error))
+            Leg::dialled(tcp, &self.parts.tuning.sockets)
+                .map_err(|error| CloseReason::of_socket(CloseCode::SocketFailed, &error))
         };
         tokio::select! {
             leg = leg => match leg {
@@ -216,7 +218,9 @@ impl PodProxy {
         if !elsewhere && let Some(workload) = mesh.workload_at(&self.network, tunnel.from.ip()) {
             record.source.is(&workload);
         }
-        if let Some(baggage) = &request.baggage {
+        if self.parts.tuning.response_baggage
+            && let Some(baggage) = &request.baggage
+        {
             record.source.claims(baggage);
         }
     }

@@ -1,12 +1,20 @@
 use std::{collections::BTreeMap, fs};
 
 use super::{metric::Metric, traffic::ResponseFlag, *};
-use crate::mesh::{Draft, Workload};
+use crate::mesh::{Builder, Draft, Workload};
+
+/// A workload as the mesh holds it.
+pub(super) fn workload(draft: Draft) -> Arc<Workload> {
+    let uid = Arc::clone(&draft.uid);
+    let mut builder = Builder::new();
+    builder.add_workload(draft);
+    builder.build().workload(&uid).unwrap()
+}
 
 /// Telemetry that has seen something of everything.
 fn seen() -> Arc<Telemetry> {
     let telemetry = Telemetry::new("1.2.3");
-    let workload: Workload = Draft::new("Kubernetes//Pod/demo/curl", "demo", "curl").into();
+    let workload = workload(Draft::new("Kubernetes//Pod/demo/curl", "demo", "curl"));
     let labels = Labels {
         source: Some(Facts::of(&workload).labels),
         mutual_tls: true,

@@ -3,12 +3,13 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     // The composition root knows everybody.
     (
         "app",
         &[
             "cli",
+            "config",
             "control",
             "drain",
             "hbone",
@@ -24,6 +25,8 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
         ],
     ),
     ("cli", &[]),
+    // It makes the values that others take.
+    ("config", &["hbone", "identity", "mesh::HBONE_PORT", "proxy"]),
     ("control", &["mesh", "pods"]),
     ("drain", &[]),
     // A tunnel carries what it is asked to; it does not know who uses it or why.

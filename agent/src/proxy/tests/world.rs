@@ -21,7 +21,7 @@ use crate::{
     drain::{DrainTrigger, drain},
     identity::{Certificates, SpiffeId, embedded_ca::EmbeddedCa},
     mesh::{Builder, Draft, HBONE_PORT, Mesh, Policy, Publisher, Service, workload::Protocol},
-    proxy::{Gateway, GatewayParts, PlainSockets, PodFacts, PodProxy, ProxyParts, Sockets},
+    proxy::{Gateway, GatewayParts, PlainSockets, PodFacts, PodProxy, ProxyParts, Sockets, Tuning},
     telemetry::{Format, Telemetry},
 };
 
@@ -209,6 +209,7 @@ impl World {
             identity: id(account),
             mesh: self.mesh.clone(),
             certificates: self.certificates.clone(),
+            tuning: Tuning::default(),
             telemetry: Arc::clone(&self.telemetry),
         });
         let listener = TcpListener::bind((fresh_ip(), HBONE_PORT)).await.unwrap();
@@ -240,6 +241,7 @@ pub(super) async fn serve_pod(
         mesh,
         certificates,
         network,
+        tuning: Tuning::default(),
         telemetry,
     };
     let proxy = PodProxy::new(facts, parts);

@@ -2,15 +2,17 @@ use super::*;
 use crate::{
     identity::SpiffeId,
     mesh::Draft,
-    telemetry::{Exposition, Facts, Format, ServiceFacts},
+    telemetry::{Exposition, Facts, Format, ServiceFacts, tests::workload},
 };
 
 fn labels(name: &str) -> Labels {
-    let mut workload = Draft::new("uid", "demo", name);
-    workload.workload_name = name.into();
-    workload.canonical_name = "canonical".into();
+    let workload = workload(Draft {
+        workload_name: name.into(),
+        canonical_name: "canonical".into(),
+        ..Draft::new("uid", "demo", name)
+    });
     Labels {
-        source: Some(Facts::of(&workload.into()).labels),
+        source: Some(Facts::of(&workload).labels),
         source_principal: SpiffeId::new("cluster.local", "demo", name).ok(),
         mutual_tls: true,
         ..Labels::unknown(Reporter::Source)
