@@ -112,3 +112,32 @@ fn ending() -> Response {
         retriable: true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_get_the_nodes_own_verdicts_apart_from_the_pods() {
+        let verdicts = |count| BTreeMap::from([("guard_dropped_syn".to_owned(), count)]);
+        let pod = |state: &str, count| PodStatus {
+            state: state.to_owned(),
+            verdicts: verdicts(count),
+            ..PodStatus::default()
+        };
+        let survey = Survey {
+            pods: BTreeMap::from([
+                ("a".to_owned(), pod("enrolled", 2)),
+                ("b".to_owned(), pod("lingering", 3)),
+            ]),
+            verdicts: verdicts(10),
+            tunnels: 4,
+            connections: 5,
+        };
+        let state = NodeState::from(&survey);
+        assert_eq!(state.verdicts, verdicts(5));
+        assert_eq!(state.pods["b"].verdicts, verdicts(3));
+        assert!(state.pods["a"].served && !state.pods["b"].served);
+        assert_eq!((state.tunnels, state.connections), (4, 5));
+    }
+}

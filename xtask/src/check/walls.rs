@@ -71,8 +71,11 @@ const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("redirect", &[]),
     ("shards", &[]),
     ("status", &["admin::Readiness", "mesh", "pods", "proxy"]),
-    // It counts what the others are; it does not know who tells it.
-    ("telemetry", &["hbone", "identity", "mesh"]),
+    // It is told what happens; it does not know how connections are made.
+    (
+        "telemetry",
+        &["hbone::Baggage", "hbone::Traceparent", "identity", "mesh"],
+    ),
     ("tls", &["identity"]),
 ];
 
