@@ -168,10 +168,11 @@ impl Parent<'_> {
                 if number == Signal::SIGCHLD as i32 {
                     continue;
                 }
+                // Nobody will take what still comes, and refused now it is better off than reset later. First, so that
+                // it is the worker who closes the listeners, having taken what waits there.
+                self.held.clear();
                 let passed = self.ending.asked(Instant::now(), self.worker.drain_deadline);
                 pass_on(worker, passed);
-                // Nobody will take what still comes: refused at once it is better off than after the drain.
-                self.held.clear();
             }
             if let Some(status) = worker.try_wait().map_err(failed("waiting for the worker"))? {
                 while listening {
