@@ -130,14 +130,8 @@ impl Parent<'_> {
     fn start(&self) -> Result<(Child, OwnedFd), ParentError> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(failed("making a socket pair"))?;
-        let mut command = Command::new("/proc/self/exe");
-        let (name, value) = MALLOC;
-        if env::var_os(name).is_none() {
-            command.env(name, value);
-        }
-        let child = command
-            .args(["worker", "--restarts", &self.restarts.to_string(), "--"])
-            .args(&self.worker.arguments)
+        let is_chosen = env::var_os(MALLOC.0).is_some();
+        let child = command(&self.worker.arguments, self.restarts, is_chosen)
             .stdin(Stdio::from(theirs))
             .spawn()
             .map_err(failed("starting the worker"))?;
@@ -233,6 +227,18 @@ impl Parent<'_> {
     }
 }
 
+/// Starts this binary as a worker; `malloc_is_chosen` when an operator has configured its allocator.
+fn command(arguments: &[OsString], restarts: u64, malloc_is_chosen: bool) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    if !malloc_is_chosen {
+        command.env(MALLOC.0, MALLOC.1);
+    }
+    command
+        .args(["worker", "--restarts", &restarts.to_string(), "--"])
+        .args(arguments);
+    command
+}
+
 /// To the millisecond, and never less than what is left.
 fn timeout(left: Option<Duration>) -> PollTimeout {
     match left {
@@ -285,6 +291,19 @@ fn pause(signals: &SignalFd, delay: Duration) -> Result<bool, ParentError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_gets_its_arguments_and_an_allocator_that_an_operator_may_choose() {
+        let told = |chosen| {
+            let command = command(&["--node".into(), "a".into()], 3, chosen);
+            let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+            assert_eq!(arguments, ["worker", "--restarts", "3", "--", "--node", "a"]);
+            let variables: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+            variables
+        };
+        assert_eq!(told(false), ["_RJEM_MALLOC_CONF"]);
+        assert!(told(true).is_empty());
+    }
 
     #[test]
     fn a_steady_worker_is_replaced_at_once_and_a_failing_one_ever_later() {

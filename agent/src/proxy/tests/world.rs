@@ -32,6 +32,8 @@ pub(super) struct World {
     publisher: Publisher,
     builder: Mutex<Builder>,
     pub(super) certificates: Certificates,
+    /// Of pods and gateways made from now on.
+    pub(super) tuning: Tuning,
     directory: Option<PathBuf>,
     pub(super) log: AccessLog,
     subscriber: Option<tracing::subscriber::DefaultGuard>,
@@ -129,6 +131,7 @@ impl World {
             publisher,
             builder: Mutex::new(builder),
             certificates: Certificates::new(Arc::new(ca)),
+            tuning: Tuning::default(),
             directory: Some(directory),
             log,
             subscriber: Some(tracing::subscriber::set_default(subscriber)),
@@ -145,6 +148,7 @@ impl World {
             publisher,
             builder: Mutex::new(builder),
             certificates,
+            tuning: self.tuning,
             directory: None,
             log,
             subscriber: None,
@@ -179,7 +183,8 @@ impl World {
 
     /// A served pod of which the mesh has not been told.
     pub(super) async fn unknown_pod(&self, name: &str, ip: IpAddr, network: &str) -> Pod {
-        serve_pod(name, ip, network, (self.mesh.clone(), self.certificates.clone())).await
+        let parts = (self.mesh.clone(), self.certificates.clone(), self.tuning);
+        serve_pod(name, ip, network, parts).await
     }
 
     /// An east-west gateway of `network`, served at a fresh address.
@@ -189,7 +194,7 @@ impl World {
             identity: id(account),
             mesh: self.mesh.clone(),
             certificates: self.certificates.clone(),
-            tuning: Tuning::default(),
+            tuning: self.tuning,
         });
         let listener = TcpListener::bind((fresh_ip(), HBONE_PORT)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -204,7 +209,7 @@ pub(super) async fn serve_pod(
     name: &str,
     ip: IpAddr,
     network: &str,
-    (mesh, certificates): (Mesh, Certificates),
+    (mesh, certificates, tuning): (Mesh, Certificates, Tuning),
 ) -> Pod {
     let sockets = Arc::new(TestSockets::default());
     sockets.own.lock().unwrap().push(ip);
@@ -220,7 +225,7 @@ pub(super) async fn serve_pod(
         mesh,
         certificates,
         network,
-        tuning: Tuning::default(),
+        tuning,
     };
     let proxy = PodProxy::new(facts, parts);
     let (trigger, signal) = drain();
