@@ -3,16 +3,10 @@
 mod gateway;
 mod worker;
 
-use std::{
-    error::Error,
-    io::{self, IsTerminal as _},
-    sync::Arc,
-    time::Duration,
-};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
 
 pub use self::{gateway::gateway, worker::worker};
 pub use crate::pods::registry::chain;
@@ -20,6 +14,12 @@ use crate::{
     config::{Config, Log},
     identity::{Certificates, embedded_ca::EmbeddedCa},
     mesh::{self, Mesh, Snapshot},
+    proxy,
+    telemetry::{
+        self, Telemetry,
+        log::{LineFormat, LogHandle},
+        spans,
+    },
     tls,
 };
 
@@ -40,22 +40,35 @@ fn failed<E: Into<Box<dyn Error + Send + Sync>>>(step: impl Into<String>) -> imp
 }
 
 /// Logs to standard error.
-///
-/// # Errors
-/// When the filter cannot be read, which the configuration has checked.
-pub fn start_log(log: &Log) -> Result<(), StartError> {
-    let filter = EnvFilter::builder()
-        .parse(&log.filter)
-        .map_err(failed(format!("reading the log filter {:?}", log.filter)))?;
-    let writer = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
-    if log.json {
-        writer.json().flatten_event(true).init();
-    } else {
-        writer.with_ansi(io::stderr().is_terminal()).init();
+fn start_log(log: &Log) -> LogHandle {
+    telemetry::log::start(line_format(log), &log.filter)
+}
+
+/// The same for the parent process, which has no threads.
+pub fn start_parents_log(log: &Log) -> LogHandle {
+    telemetry::log::start_at_once(line_format(log), &log.filter)
+}
+
+fn line_format(log: &Log) -> LineFormat {
+    if log.json { LineFormat::Json } else { LineFormat::Plain }
+}
+
+/// Counters of this process. Sends spans, if the configuration says where.
+fn start_telemetry(log: &LogHandle, config: &Config, node: &str) -> Result<Arc<Telemetry>, StartError> {
+    let version = std::env::var("ISTIO_META_ISTIO_VERSION").unwrap_or_else(|_| env!("CARGO_PKG_VERSION").to_owned());
+    let telemetry = Telemetry::new(&version);
+    log.describe_in(&telemetry.exposition);
+    telemetry.exposition.add(proxy::describe_descriptors);
+    if let Some(endpoint) = &config.otlp_endpoint {
+        let resource = [
+            ("service.name", "isthmus"),
+            ("service.version", env!("CARGO_PKG_VERSION")),
+            ("k8s.node.name", node),
+        ];
+        let spans = spans::start(endpoint, &resource).map_err(failed("reading --otlp-endpoint"))?;
+        telemetry.export_spans(spans);
     }
-    Ok(())
+    Ok(telemetry)
 }
 
 /// Serves from the file as it is now, if it loads, and follows it from here on.

@@ -144,6 +144,8 @@ pub struct NodeConfig {
     pub threads: Threads,
     /// What those are counted with.
     pub cpus: CpuShare,
+    /// How long a data thread may stay awake for more work.
+    pub vigil: Duration,
     /// How long connections of a released pod may go on.
     pub release_deadline: Duration,
     /// Whether the eBPF programs log.
@@ -193,6 +195,7 @@ impl NodeConfig {
                 limit: reader.cpus("cpu-limit"),
                 request: reader.cpus("cpu-request"),
             },
+            vigil: reader.duration("vigil"),
             release_deadline: reader.duration("release-deadline"),
             ebpf_log: reader.switch("ebpf-log"),
             leave_non_mesh: reader.switch("leave-non-mesh"),

@@ -15,6 +15,7 @@ pub mod server;
 mod settings;
 mod stream;
 mod traceparent;
+mod turn;
 
 pub use baggage::{Baggage, BaggageError};
 pub use forwarded::{Forwarded, ForwardedError};

@@ -16,6 +16,7 @@
 //! | [`tls`] | TLS configurations and the check of a peer's identity |
 //! | [`identity`] | SPIFFE IDs, certificates and where they come from |
 //! | [`mesh`] | workloads, services, policies, gateways; pure decisions on them |
+//! | [`telemetry`] | metrics, log lines, recent failures, spans |
 //! | [`drain`] | graceful, deadline, force |
 
 pub mod app;
@@ -32,4 +33,5 @@ pub mod pods;
 pub mod proxy;
 pub mod redirect;
 pub mod shards;
+pub mod telemetry;
 pub mod tls;

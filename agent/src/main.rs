@@ -50,7 +50,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: Vec<OsString>) -> Result<ExitCode, Box<dyn Error>> {
     ordered(NodeConfig::read(arguments.clone(), env::vars_os()), |config| {
-        app::start_log(&config.common.log)?;
+        // No thread may be there when the parent blocks its signals, so its few lines are written at once.
+        drop(app::start_parents_log(&config.common.log));
         config.common.say_notes();
         let worker = Worker {
             arguments,

@@ -45,17 +45,18 @@ use std::{
     time::Duration,
 };
 
+use self::{access_log::Book, connections::Connections, pool::Pool, terminate::Parts};
 pub use self::{
-    close::{CloseReason, Phase, Who},
+    close::{Cause, CloseCode, CloseReason, Phase, Who},
     descriptors::Descriptors,
     gateway::{Gateway, GatewayParts},
     sockets::{PlainSockets, Sockets},
     tuning::{PoolLimits, SocketOptions, Tuning},
 };
-use self::{connections::Connections, pool::Pool, terminate::Parts};
 use crate::{
     identity::{Certificates, SpiffeId},
     mesh::{Mesh, Workload},
+    telemetry::{Telemetry, exposition::Families, metric},
 };
 
 #[cfg(test)]
@@ -87,6 +88,8 @@ pub struct ProxyParts {
     pub network: Arc<str>,
     /// Numbers of tunnels, sockets and pools.
     pub tuning: Tuning,
+    /// Who is told of connections.
+    pub telemetry: Arc<Telemetry>,
 }
 
 /// Serves the connections of one pod. All of it runs on the runtime where it is first used.
@@ -114,8 +117,14 @@ impl PodProxy {
             certificates,
             network,
             tuning,
+            telemetry,
         } = parts;
-        let parts = Parts::new(Descriptors::of_process(), tuning);
+        telemetry.proxy_started();
+        let book = Book {
+            telemetry,
+            pod: pod.to_string().into(),
+        };
+        let parts = Parts::new(Descriptors::of_process(), tuning, book);
         let dialled = Connections::new();
         let pool = Pool::new(
             Arc::clone(&sockets),
@@ -162,7 +171,7 @@ impl PodProxy {
     pub fn abort_all(&self) {
         self.parts.abrupt.set();
         self.parts.gone.force();
-        let reason = CloseReason::failed(Who::Agent, Phase::Relay, "the pod is gone");
+        let reason = CloseReason::new(CloseCode::PodGone, "the pod is gone");
         self.pool.clear();
         for table in [&self.outgoing, &self.parts.streams, &self.dialled, &self.parts.tunnels] {
             table.close(&reason);
@@ -206,8 +215,21 @@ impl PodProxy {
     fn identity(&self, workload: &Workload) -> Result<SpiffeId, CloseReason> {
         workload.identity().ok_or_else(|| {
             let text = format!("the mesh's workload for pod {} makes no SPIFFE ID", self.pod);
-            CloseReason::failed(Who::Agent, Phase::Decide, text)
+            CloseReason::new(CloseCode::NoIdentity, text)
         })
+    }
+}
+
+/// Tells metrics how much of the budget of descriptors is taken.
+pub fn describe_descriptors(families: &mut Families) {
+    let budget = Descriptors::of_process();
+    families.value(&metric::DESCRIPTORS_USED, budget.used() as u64);
+    families.value(&metric::DESCRIPTORS_LIMIT, budget.limit() as u64);
+}
+
+impl Drop for PodProxy {
+    fn drop(&mut self) {
+        self.parts.book.telemetry.proxy_stopped();
     }
 }
 

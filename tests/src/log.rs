@@ -90,12 +90,9 @@ impl Log {
     }
 }
 
-/// A field of a log line as text, whether it stands at the top or under `fields`; empty when it is absent.
+/// A field of a log line as text; empty when it is absent.
 pub fn field(line: &Value, name: &str) -> String {
-    let value = line
-        .get(name)
-        .or_else(|| line.get("fields").and_then(|fields| fields.get(name)));
-    match value {
+    match line.get(name) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
@@ -104,7 +101,7 @@ pub fn field(line: &Value, name: &str) -> String {
 
 /// Is this an access-log line of that direction (`inbound` or `outbound`)?
 pub fn is_access(line: &Value, direction: &str) -> bool {
-    (field(line, "scope") == "access" || field(line, "target") == "access") && field(line, "direction") == direction
+    field(line, "scope") == "access" && field(line, "direction") == direction
 }
 
 /// The text of a line that is no JSON, or the message of one that is.

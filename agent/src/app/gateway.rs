@@ -8,12 +8,13 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use super::{StartError, failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log};
+use super::{StartError, failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log, start_telemetry};
 use crate::{
     config::GatewayConfig,
     drain::drain,
     parent::CUT_SHORT,
     proxy::gateway::{Gateway, GatewayParts},
+    telemetry::log::LogHandle,
 };
 
 /// Serves tunnels of other networks until SIGTERM or SIGINT; another one of them ends it at once, with exit code 4.
@@ -21,20 +22,26 @@ use crate::{
 /// # Errors
 /// When a step of the start fails.
 pub fn gateway(config: GatewayConfig) -> Result<ExitCode, StartError> {
-    start_log(&config.common.log)?;
+    let log = start_log(&config.common.log);
+    let served = run(config, &log);
+    log.finish();
+    served
+}
+
+fn run(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, StartError> {
     config.common.say_notes();
     raise_descriptor_limit();
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed("starting the runtime"))?;
-    let served = runtime.block_on(serve(config));
+    let served = runtime.block_on(serve(config, log));
     // A blocking call under way must not hold up the end.
     runtime.shutdown_background();
     served
 }
 
-async fn serve(config: GatewayConfig) -> Result<ExitCode, StartError> {
+async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, StartError> {
     let GatewayConfig {
         common,
         identity,
@@ -47,6 +54,7 @@ async fn serve(config: GatewayConfig) -> Result<ExitCode, StartError> {
         mesh,
         certificates: open_certificates(&common)?,
         tuning: common.tuning,
+        telemetry: start_telemetry(log, &common, "")?,
     };
     let listener = TcpListener::bind(listen)
         .await

@@ -20,7 +20,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{StartError, failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log};
+use super::{StartError, failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log, start_telemetry};
 use crate::{
     config::NodeConfig,
     control::{self, Facts},
@@ -32,6 +32,7 @@ use crate::{
     },
     redirect::{Netns, NodePrograms, Pins, PodPrograms, ebpf_log, netns, node::Ground, objects, selftest},
     shards::Shards,
+    telemetry::log::LogHandle,
 };
 
 /// Serves the pods of a node until SIGTERM. `restarts` says how many workers there were before.
@@ -39,28 +40,36 @@ use crate::{
 /// # Errors
 /// When a step of the start fails.
 pub fn worker(config: NodeConfig, restarts: u64) -> Result<(), StartError> {
-    start_log(&config.common.log)?;
+    let log = start_log(&config.common.log);
+    let served = run(config, restarts, &log);
+    log.finish();
+    served
+}
+
+fn run(config: NodeConfig, restarts: u64, log: &LogHandle) -> Result<(), StartError> {
     // The parent blocks signals for itself; and a worker without a parent would hold pods nobody restarts.
     SigSet::all().thread_unblock().map_err(failed("unblocking signals"))?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("asking to end with the parent"))?;
     raise_descriptor_limit();
     netns::remember_home().map_err(failed("opening this process's network namespace"))?;
     let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let data = Shards::start(config.threads.on(cores, config.cpus)).map_err(failed("starting data threads"))?;
+    let data =
+        Shards::start(config.threads.on(cores, config.cpus), config.vigil).map_err(failed("starting data threads"))?;
     let control = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed("starting the control runtime"))?;
-    let served = control.block_on(serve(config, restarts, data));
+    let served = control.block_on(serve(config, restarts, data, log));
     // A blocking call under way must not hold up the end.
     control.shutdown_background();
     served
 }
 
-async fn serve(config: NodeConfig, restarts: u64, data: Shards) -> Result<(), StartError> {
+async fn serve(config: NodeConfig, restarts: u64, data: Shards, log: &LogHandle) -> Result<(), StartError> {
     let (keeper, mut held) =
         Keeper::greet().map_err(failed("talking to the parent process; `isthmus run` starts workers"))?;
     prepare_run_directory(&config.run_dir)?;
+    let telemetry = start_telemetry(log, &config.common, &config.node)?;
     let (mesh, mesh_state) = follow_mesh(&config.common).await;
     let certificates = open_certificates(&config.common)?;
 
@@ -90,8 +99,10 @@ async fn serve(config: NodeConfig, restarts: u64, data: Shards) -> Result<(), St
         network: Arc::clone(&network),
         tuning: config.common.tuning,
         shards: data,
+        leave_non_mesh: config.leave_non_mesh,
         release_deadline: config.release_deadline,
         stirred,
+        telemetry,
     };
     drop(node_netns);
     let (registry, pods) = Registry::adopt(parts, stirrings, held).await;

@@ -128,6 +128,7 @@ fn another_value(setting: &Setting) -> &'static str {
         ("frame-size", _) => "20000",
         ("identity", _) => "demo/gateway",
         ("instance-ip", _) => "10.0.0.9",
+        ("vigil", _) => "77us",
         (_, Kind::Text) => "another",
         (_, Kind::Path | Kind::Secret | Kind::Roots) => "/another/path",
         (_, Kind::Moment { .. }) => "77s",

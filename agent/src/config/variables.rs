@@ -187,6 +187,7 @@ pub const VARIABLES: &[Variable] = &[
     row("ISTHMUS_CGROUP", Sets("cgroup")),
     row("ISTHMUS_NODE_NETNS", Sets("node-netns")),
     row("ISTHMUS_RELEASE_DEADLINE", Sets("release-deadline")),
+    row("ISTHMUS_VIGIL", Sets("vigil")),
     row("ISTHMUS_EBPF_LOG", Sets("ebpf-log")),
     row("ISTHMUS_LEAVE_NON_MESH", Sets("leave-non-mesh")),
     row("ISTHMUS_IDENTITY", Sets("identity")),

@@ -15,6 +15,7 @@ use super::{
     keepalive::Keepalive,
     request,
     settings::{RESET_REMEMBERED, RESET_STREAMS, RESPONSE_HEADER_BYTES, SEND_BUFFER_BYTES, Settings, TLS_BUFFER_BYTES},
+    turn,
 };
 use crate::{
     identity::SpiffeId,
@@ -128,7 +129,9 @@ where
                 tracing::debug!("tunnel dropped: the peer was silent");
                 return Poll::Ready(());
             }
-            std::pin::Pin::new(&mut connection).poll(cx).map(drop)
+            let ended = std::pin::Pin::new(&mut connection).poll(cx).map(drop);
+            turn::written();
+            ended
         })
         .await;
     };

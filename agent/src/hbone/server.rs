@@ -24,6 +24,7 @@ use super::{
         REQUEST_HEADER_BYTES, RESET_REMEMBERED, RESET_STREAMS, SEND_BUFFER_BYTES, SERVER_STREAMS, Settings,
         TLS_BUFFER_BYTES,
     },
+    turn,
 };
 use crate::{identity::SpiffeId, tls};
 
@@ -107,7 +108,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Tunnel<Io> {
         if self.keepalive.poll_silent(cx).is_ready() {
             return Poll::Ready(Err(TunnelError::Silent));
         }
-        match self.connection.poll_accept(cx) {
+        let accepted = self.connection.poll_accept(cx);
+        turn::written();
+        match accepted {
             Poll::Ready(Some(Ok((request, respond)))) => {
                 let (parts, recv) = request.into_parts();
                 Poll::Ready(Ok(Some(Incoming {

@@ -27,6 +27,32 @@ impl Traceparent {
         }
     }
 
+    /// The same trace with a new id of its own: what continues it. Gives also the id that is continued.
+    #[must_use]
+    pub fn continued(self) -> (Self, u64) {
+        let parent = rand::random::<u64>() | 1;
+        (Self { parent, ..self }, self.parent)
+    }
+
+    /// The same, marked as sampled or not: whether whoever sends it records a span.
+    #[must_use]
+    pub fn sampled(self, sampled: bool) -> Self {
+        let flags = if sampled { self.flags | 1 } else { self.flags & !1 };
+        Self { flags, ..self }
+    }
+
+    /// Id of the trace.
+    #[must_use]
+    pub fn trace_id(self) -> u128 {
+        self.trace
+    }
+
+    /// Id of the sender's span.
+    #[must_use]
+    pub fn span_id(self) -> u64 {
+        self.parent
+    }
+
     /// Reads a header value.
     ///
     /// # Errors
@@ -71,6 +97,16 @@ mod tests {
         assert_eq!(Traceparent::parse(first.to_string().as_bytes()), Ok(first));
         assert!(first.to_string().ends_with("-00"));
         assert_ne!(first, Traceparent::random());
+    }
+
+    #[test]
+    fn what_continues_a_trace_keeps_its_id_and_has_one_of_its_own() {
+        let first = Traceparent::random();
+        let (next, parent) = first.continued();
+        assert_eq!((next.trace_id(), parent), (first.trace_id(), first.span_id()));
+        assert_ne!(next.span_id(), first.span_id());
+        assert!(first.sampled(true).to_string().ends_with("-01"));
+        assert_eq!(first.sampled(true).sampled(false), first);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use isthmus_wire::{Enrol, PodStatus, Response};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::telemetry::{NodeState, PodCounts};
+
 /// Asked of the registry.
 pub enum Ask {
     /// See `isthmus_wire::Request::Enrol`.
@@ -33,6 +35,36 @@ pub struct Survey {
 /// Asks the registry.
 #[derive(Clone)]
 pub struct Pods(pub(super) mpsc::Sender<Ask>);
+
+impl From<&Survey> for NodeState {
+    /// What metrics tell of a survey. Restarts are not in it.
+    fn from(survey: &Survey) -> Self {
+        let mut verdicts = survey.verdicts.clone();
+        let mut pods = BTreeMap::new();
+        for (uid, pod) in &survey.pods {
+            // The survey's sums contain those of the pods.
+            for (name, count) in &pod.verdicts {
+                if let Some(sum) = verdicts.get_mut(name) {
+                    *sum = sum.saturating_sub(*count);
+                }
+            }
+            let plain = pod.plaintext;
+            let counts = PodCounts {
+                served: pod.state == "enrolled",
+                verdicts: pod.verdicts.clone(),
+                plaintext: [plain.opened, plain.closed, plain.received_bytes, plain.sent_bytes],
+            };
+            pods.insert(uid.clone(), counts);
+        }
+        Self {
+            pods,
+            verdicts,
+            tunnels: survey.tunnels,
+            connections: survey.connections,
+            restarts: 0,
+        }
+    }
+}
 
 impl Pods {
     /// Enrols a pod.

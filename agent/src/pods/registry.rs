@@ -30,12 +30,15 @@ use crate::{
         selftest,
     },
     shards::Shards,
+    telemetry::Telemetry,
 };
 
 /// How often namespaces are looked at: a pod that is gone must not be kept by our sockets for long.
 const LOOK: Duration = Duration::from_millis(250);
 /// How often a pod that could not be taken up again is tried.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long the kernel may believe what it was told of the mesh: several looks, so that one that is late matters not.
+const BELIEF: Duration = Duration::from_secs(2);
 /// How long after a drain's deadline the last resets may take to leave. Less than the parent's patience.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -103,10 +106,14 @@ pub struct Parts {
     pub tuning: Tuning,
     /// Data threads.
     pub shards: Shards,
+    /// Connects to addresses that are not in the mesh are left alone.
+    pub leave_non_mesh: bool,
     /// How long a released pod's connections may live on.
     pub release_deadline: Duration,
     /// Where pods' watchers report.
     pub stirred: mpsc::Sender<Stirred>,
+    /// Who is told of connections.
+    pub telemetry: Arc<Telemetry>,
 }
 
 /// Links or addresses of a pod may have changed.
@@ -123,6 +130,8 @@ pub struct Registry {
     asks: mpsc::Receiver<Ask>,
     stirred: mpsc::Receiver<Stirred>,
     retried: Instant,
+    /// The kernel knows every address of the mesh.
+    mesh_written: bool,
 }
 
 impl Registry {
@@ -139,7 +148,9 @@ impl Registry {
             asks,
             stirred,
             retried: Instant::now(),
+            mesh_written: false,
         };
+        registry.write_mesh();
         let mut addresses = registry.parts.node.maps().addresses();
         for record in registry.parts.records.read_all() {
             let listeners = take_held(&mut held, &record);
@@ -369,7 +380,22 @@ impl Registry {
         }
     }
 
+    /// Tells the kernel who belongs to the mesh; without that every connect is redirected.
+    fn write_mesh(&mut self) {
+        if !self.parts.leave_non_mesh {
+            return;
+        }
+        let mesh = self.parts.mesh.current();
+        let maps = self.parts.node.maps();
+        let written = maps.set_mesh(mesh.member_addresses(), mesh.member_ranges());
+        self.mesh_written = written.is_ok();
+        report(written);
+        let time = if self.mesh_written { BELIEF } else { Duration::ZERO };
+        report(maps.believe_mesh_for(time));
+    }
+
     fn reconsider(&mut self) {
+        self.write_mesh();
         let mesh = self.parts.mesh.current();
         for pod in self.pods.values_mut() {
             report(pod.reconsider(&self.parts, &mesh));
@@ -378,6 +404,9 @@ impl Registry {
 
     /// Looks after pods that lost their path, drained pods and those that could not be taken up.
     async fn look(&mut self) {
+        if self.mesh_written {
+            report(self.parts.node.maps().believe_mesh_for(BELIEF));
+        }
         for pod in self.pods.values_mut() {
             if !pod.has_its_path() {
                 tracing::info!(pod = %pod.record.pod.name, "the pod's network namespace lost its path");

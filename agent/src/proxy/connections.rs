@@ -171,7 +171,7 @@ impl Drop for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::close::{Phase, Who};
+    use crate::proxy::close::CloseCode;
 
     fn subject(last: u8) -> Subject {
         Subject {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     fn reason() -> CloseReason {
-        CloseReason::failed(Who::Agent, Phase::Relay, "test")
+        CloseReason::new(CloseCode::PodGone, "test")
     }
 
     #[tokio::test]

@@ -23,7 +23,6 @@ use crate::{
         client::{self, HandshakeError, OpenError, Tunnel},
     },
     identity::{Certificate, CertificateError, Certificates, SpiffeId},
-    mesh::HBONE_PORT,
     tls::with_causes,
 };
 
@@ -59,7 +58,7 @@ pub(crate) enum DialError {
         cause: io::Error,
     },
     /// Nobody answered.
-    #[error("no answer from {to} within {} s{}", .within.as_secs(), advice(.to))]
+    #[error("no answer from {to} within {} s", .within.as_secs())]
     ConnectTimeout { to: SocketAddr, within: Duration },
     /// We have no certificate to show.
     #[error("{}", with_causes(.0))]
@@ -75,7 +74,7 @@ pub(crate) enum DialError {
         cause: HandshakeError,
     },
     /// TLS or HTTP/2 did not come to an end.
-    #[error("no tunnel to {to}: it accepted the connection and then said nothing for {} s{}", .within.as_secs(), advice(.to))]
+    #[error("no tunnel to {to}: it accepted the connection and then said nothing for {} s", .within.as_secs())]
     HandshakeTimeout { to: SocketAddr, within: Duration },
     /// The peer did not take the connection on.
     #[error("{peer}: {cause}")]
@@ -90,14 +89,6 @@ pub(crate) enum DialError {
     /// The one who dialled for all went away.
     #[error("the dial to {to} was abandoned")]
     Abandoned { to: SocketAddr },
-}
-
-fn advice(to: &SocketAddr) -> &'static str {
-    if to.port() == HBONE_PORT {
-        "; possibly a NetworkPolicy or firewall that does not admit TCP port 15008 between pods, which HBONE needs"
-    } else {
-        "; possibly a NetworkPolicy or firewall in between"
-    }
 }
 
 /// The certificate of a pod's identity, as of now.
@@ -292,16 +283,5 @@ mod tests {
         assert_eq!(client_of(from, "[::ffff:10.0.0.1]:4000".parse().ok()).port(), 4000);
         assert_eq!(client_of(from, "10.0.0.2:4000".parse().ok()).port(), 0);
         assert_eq!(client_of(from, None).port(), 0);
-    }
-
-    #[test]
-    fn a_timeout_names_what_to_look_at() {
-        let to = "10.0.0.1:15008".parse().unwrap();
-        let text = DialError::ConnectTimeout {
-            to,
-            within: CONNECT_TIMEOUT,
-        }
-        .to_string();
-        assert!(text.contains("NetworkPolicy") && text.contains("15008"), "{text}");
     }
 }

@@ -10,8 +10,8 @@ use tokio::{
 
 use super::{
     Tuning,
-    access_log::{Direction, Record},
-    close::{CloseReason, Phase, Who},
+    access_log::{Book, Direction, Record},
+    close::{CloseCode, CloseReason, Who},
     connections::Guard,
     descriptors::{Descriptors, Lease},
     dial::{CONNECT_TIMEOUT, connect},
@@ -25,6 +25,7 @@ use crate::{
     hbone::server::{Incoming, connect_request},
     identity::{Certificate, Certificates, SpiffeId},
     mesh::{Authority, Mesh, gateway},
+    telemetry::{ServiceFacts, Telemetry},
 };
 
 /// How long one endpoint may take to answer while there is another to try.
@@ -42,6 +43,8 @@ pub struct GatewayParts {
     pub certificates: Certificates,
     /// Numbers of tunnels and sockets.
     pub tuning: Tuning,
+    /// Who is told of connections.
+    pub telemetry: Arc<Telemetry>,
 }
 
 /// An east-west gateway: it ends outer tunnels, and pipes what is in their streams to pods of its own network without
@@ -66,7 +69,12 @@ impl Gateway {
             mesh,
             certificates,
             tuning,
+            telemetry,
         } = parts;
+        let book = Book {
+            telemetry,
+            pod: Arc::from("gateway"),
+        };
         let sockets = Arc::new(PlainSockets);
         Arc::new(Self {
             network,
@@ -74,7 +82,7 @@ impl Gateway {
             mesh,
             certificates,
             sockets,
-            parts: Parts::new(Descriptors::of_process(), tuning),
+            parts: Parts::new(Descriptors::of_process(), tuning, book),
         })
     }
 
@@ -96,37 +104,39 @@ impl Gateway {
     }
 
     async fn reach_endpoint(&self, incoming: &mut Incoming, record: &mut Record) -> Result<(Leg, Lease), Refused> {
-        let refused = |status: u16, text: String| Refused {
+        let refused = |status: u16, code: CloseCode, text: String| Refused {
             status: StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
-            reason: CloseReason::failed(Who::Agent, Phase::Decide, text),
+            reason: CloseReason::new(code, text),
         };
-        let request =
-            connect_request(incoming.head()).map_err(|error| refused(error.status().as_u16(), error.to_string()))?;
+        let request = connect_request(incoming.head())
+            .map_err(|error| refused(error.status().as_u16(), CloseCode::BadRequest, error.to_string()))?;
+        record.continue_trace(request.traceparent);
         if let Some(baggage) = &request.baggage {
             record.source.claims(baggage);
         }
         if let Authority::Host { host, .. } = &request.authority {
-            record.service = Some(Arc::clone(host));
+            record.service = Some(ServiceFacts::named(Arc::clone(host)));
         }
         let endpoints = gateway::endpoints(&self.mesh.current(), &self.network, &request.authority, rand::random())
-            .map_err(|refusal| refused(refusal.status(), refusal.to_string()))?;
+            .map_err(|refusal| refused(refusal.status(), CloseCode::NotHere, refusal.to_string()))?;
         let lease = self
             .parts
             .descriptors
             .take(1)
-            .ok_or_else(|| refused(503, "out of descriptors: raise RLIMIT_NOFILE (LimitNOFILE=)".to_owned()))?;
+            .ok_or_else(|| refused(503, CloseCode::OutOfDescriptors, "out of descriptors".to_owned()))?;
+        record.open(1);
         tokio::select! {
             leg = self.first_that_answers(&endpoints, record) => leg.map(|leg| (leg, lease)),
             () = poll_fn(|cx| incoming.poll_cancelled(cx)) => {
                 let text = "the client gave up before an endpoint was reached";
-                Err(unavailable(CloseReason::failed(Who::Client, Phase::Connect, text)))
+                Err(unavailable(CloseReason::new(CloseCode::ClientGaveUp, text)))
             }
         }
     }
 
     async fn first_that_answers(&self, endpoints: &[SocketAddr], record: &mut Record) -> Result<Leg, Refused> {
         let give_up = Instant::now() + CONNECT_TIMEOUT;
-        let mut last = "the service has no endpoint".to_owned();
+        let mut last = CloseReason::new(CloseCode::NoUpstream, "the service has no endpoint");
         for (index, endpoint) in endpoints.iter().enumerate() {
             record.destination.address = Some(*endpoint);
             let is_last = index + 1 == endpoints.len();
@@ -134,19 +144,20 @@ impl Gateway {
             match timeout_at(give_up, connect(&*self.sockets, None, *endpoint, within)).await {
                 Ok(Ok(tcp)) => match Leg::dialled(tcp, &self.parts.tuning.sockets) {
                     Ok(leg) => return Ok(leg),
-                    Err(error) => last = error.to_string(),
+                    Err(error) => last = CloseReason::of_socket(CloseCode::SocketFailed, &error),
                 },
                 Ok(Err(error)) => {
-                    last = error.to_string();
+                    last = CloseReason::of_dial(&error, Who::Server);
                     tracing::debug!(%endpoint, %error, "endpoint not reached");
                 }
                 Err(_) => {
-                    last = format!("no endpoint answered within {} s", CONNECT_TIMEOUT.as_secs());
+                    let text = format!("no endpoint answered within {} s", CONNECT_TIMEOUT.as_secs());
+                    last = CloseReason::new(CloseCode::HboneTimeout, text).by(Who::Server);
                     break;
                 }
             }
         }
-        Err(unavailable(CloseReason::failed(Who::Server, Phase::Connect, last)))
+        Err(unavailable(last))
     }
 }
 
@@ -155,11 +166,11 @@ impl Terminator for Gateway {
         self.certificates
             .get(&self.identity)
             .await
-            .map_err(|error| CloseReason::failed(Who::Agent, Phase::Handshake, crate::tls::with_causes(&error)))
+            .map_err(|error| terminate::no_certificate(&error))
     }
 
     async fn stream(self: Arc<Self>, mut incoming: Incoming, tunnel: Arc<Accepting>, mut guard: Guard) {
-        let mut record = Record::new(Direction::Inbound, tunnel.from);
+        let mut record = self.parts.book.begin(Direction::Inbound, tunnel.from);
         record.source.identity = Some(tunnel.source.clone());
         record.hbone = Some(tunnel.at);
         let reached = tokio::select! {
@@ -170,19 +181,19 @@ impl Terminator for Gateway {
             Ok(reached) => reached,
             Err(Refused { status, reason }) => {
                 incoming.refuse(status);
-                record.ended(Tally::default(), &reason);
+                record.ended(&Tally::default(), &reason);
                 return;
             }
         };
-        let mut tally = Tally::default();
+        let mut tally = record.tally();
         let reason = match incoming.accept(None) {
             Ok(stream) => tokio::select! {
                 ended = relay::tunnelled(leg, stream, &mut tally) => CloseReason::of_relay(&ended, Who::Server, Who::Client),
                 reason = guard.cut() => reason,
             },
-            Err(error) => CloseReason::failed(Who::Peer, Phase::Connect, error.to_string()),
+            Err(error) => CloseReason::new(CloseCode::PeerLost, error.to_string()),
         };
-        record.ended(tally, &reason);
+        record.ended(&tally, &reason);
     }
 
     fn parts(&self) -> &Parts {

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use super::{
     PodProxy,
     access_log::{Direction, Record},
-    close::{CloseReason, Phase, Who},
+    close::{CloseCode, CloseReason, Phase, Who},
     connections::{Connections, Guard, Subject},
     descriptors::Lease,
     dial::{client_of, deliver},
@@ -57,7 +57,7 @@ impl PodProxy {
             let verdict = |subject: &Subject| {
                 let Some(pod) = &pod else {
                     let text = "the mesh no longer knows this pod";
-                    return Some(CloseReason::failed(Who::Agent, Phase::Relay, text));
+                    return Some(CloseReason::new(CloseCode::PodLeft, text));
                 };
                 let Subject {
                     source_ip,
@@ -79,7 +79,7 @@ impl PodProxy {
     }
 
     async fn inbound_stream(self: Arc<Self>, mut incoming: Incoming, tunnel: Arc<Accepting>, mut guard: Guard) {
-        let mut record = Record::new(Direction::Inbound, tunnel.from);
+        let mut record = self.parts.book.begin(Direction::Inbound, tunnel.from);
         record.source.identity = Some(tunnel.source.clone());
         record.hbone = Some(tunnel.at);
         // Boxed: what finding the way needs must not be held while bytes flow.
@@ -88,20 +88,20 @@ impl PodProxy {
             Ok(served) => served,
             Err(Refused { status, reason }) => {
                 incoming.refuse(status);
-                record.ended(Tally::default(), &reason);
+                record.ended(&Tally::default(), &reason);
                 return;
             }
         };
-        let mut tally = Tally::default();
+        let mut tally = record.tally();
         let baggage = self.parts.tuning.response_baggage.then(|| Baggage::of(&pod));
         let reason = match incoming.accept(baggage.as_ref()) {
             Ok(stream) => tokio::select! {
                 ended = relay::tunnelled(leg, stream, &mut tally) => CloseReason::of_relay(&ended, Who::Server, Who::Client),
                 reason = guard.cut() => reason,
             },
-            Err(error) => CloseReason::failed(Who::Peer, Phase::Connect, error.to_string()),
+            Err(error) => CloseReason::new(CloseCode::PeerLost, error.to_string()),
         };
-        record.ended(tally, &reason);
+        record.ended(&tally, &reason);
     }
 
     async fn reach_application(
@@ -112,10 +112,11 @@ impl PodProxy {
         guard: &mut Guard,
     ) -> Result<(Leg, Arc<Workload>, Lease), Refused> {
         let Admitted { request, pod, to } = self.admit(incoming, tunnel, record, guard)?;
-        let lease = self.parts.descriptors.take(1).ok_or_else(|| {
-            let text = "out of descriptors: raise RLIMIT_NOFILE (LimitNOFILE=)";
-            unavailable(CloseReason::failed(Who::Agent, Phase::Connect, text))
-        })?;
+        let lease = self
+            .parts
+            .descriptors
+            .take(1)
+            .ok_or_else(|| unavailable(CloseReason::new(CloseCode::OutOfDescriptors, "out of descriptors")))?;
         let client = client_of(
             tunnel.from.ip(),
             request.forwarded.and_then(|forwarded| forwarded.client),
@@ -123,20 +124,22 @@ impl PodProxy {
         if client.port() != 0 {
             record.source.address = Some(client);
         }
+        record.open(1);
         let leg = async {
             let tcp = deliver(&*self.sockets, client, to)
                 .await
-                .map_err(|error| error.to_string())?;
-            Leg::dialled(tcp, &self.parts.tuning.sockets).map_err(|error| error.to_string())
+                .map_err(|error| CloseReason::of_dial(&error, Who::Server))?;
+            Leg::dialled(tcp, &self.parts.tuning.sockets)
+                .map_err(|error| CloseReason::of_socket(CloseCode::SocketFailed, &error))
         };
         tokio::select! {
             leg = leg => match leg {
                 Ok(leg) => Ok((leg, pod, lease)),
-                Err(text) => Err(unavailable(CloseReason::failed(Who::Server, Phase::Connect, text))),
+                Err(reason) => Err(unavailable(reason)),
             },
             () = poll_fn(|cx| incoming.poll_cancelled(cx)) => {
                 let text = "the client gave up before the application was reached";
-                Err(unavailable(CloseReason::failed(Who::Client, Phase::Connect, text)))
+                Err(unavailable(CloseReason::new(CloseCode::ClientGaveUp, text)))
             }
             reason = guard.cut() => Err(Refused { status: StatusCode::UNAUTHORIZED, reason }),
         }
@@ -150,16 +153,19 @@ impl PodProxy {
         record: &mut Record,
         guard: &Guard,
     ) -> Result<Admitted, Refused> {
-        let refused = |status: StatusCode, text: String| Refused {
+        let refused = |status: StatusCode, code: CloseCode, text: String| Refused {
             status,
-            reason: CloseReason::failed(Who::Agent, Phase::Decide, text),
+            reason: CloseReason::new(code, text),
         };
-        let request = connect_request(incoming.head()).map_err(|error| refused(error.status(), error.to_string()))?;
+        let request = connect_request(incoming.head())
+            .map_err(|error| refused(error.status(), CloseCode::BadRequest, error.to_string()))?;
+        record.continue_trace(request.traceparent);
         let mesh = self.mesh.current();
         self.note_source(&mesh, tunnel, &request, record);
         let pod = self.workload_now().ok_or_else(|| {
             refused(
                 StatusCode::SERVICE_UNAVAILABLE,
+                CloseCode::PodUnknown,
                 format!("the mesh knows no workload for pod {}", self.pod),
             )
         })?;
@@ -168,9 +174,9 @@ impl PodProxy {
         let ip = tunnel.at.ip();
         let admission = admit(&mesh, &pod, ip, &request.authority).map_err(|refusal| {
             let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-            refused(status, refusal.to_string())
+            refused(status, CloseCode::NotHere, refusal.to_string())
         })?;
-        record.service = admission.service.map(|service| Arc::clone(&service.key.hostname));
+        record.asks_for(admission.service.as_deref());
         let to = SocketAddr::new(ip, admission.to_port);
         record.destination.address = Some(to);
         let source_ip = tunnel.from.ip();
@@ -222,16 +228,18 @@ impl PodProxy {
 
 impl Terminator for PodProxy {
     async fn certificate(&self) -> Result<Arc<Certificate>, CloseReason> {
-        let failed = |text: String| CloseReason::failed(Who::Agent, Phase::Handshake, text);
         let pod = self
             .workload_within(super::outbound::UNKNOWN_POD_WAIT)
             .await
-            .ok_or_else(|| failed(format!("the mesh knows no workload for pod {}", self.pod)))?;
+            .ok_or_else(|| {
+                let text = format!("the mesh knows no workload for pod {}", self.pod);
+                CloseReason::new(CloseCode::PodUnknown, text).during(Phase::Handshake)
+            })?;
         let id = self.identity(&pod)?;
         self.certificates
             .get(&id)
             .await
-            .map_err(|error| failed(crate::tls::with_causes(&error)))
+            .map_err(|error| super::terminate::no_certificate(&error))
     }
 
     async fn stream(self: Arc<Self>, incoming: Incoming, tunnel: Arc<Accepting>, guard: Guard) {
@@ -245,10 +253,17 @@ impl Terminator for PodProxy {
 
 /// Why a verdict ends a connection; `None` when it does not.
 pub(super) fn denial(verdict: &Verdict, phase: Phase) -> Option<CloseReason> {
-    let text = match verdict {
+    let policy = match verdict {
         Verdict::Allow { .. } => return None,
-        Verdict::Deny { policy: Some(policy) } => format!("denied by policy {}", policy.key()),
-        Verdict::Deny { policy: None } => "denied: there are ALLOW policies and none of them matches".to_owned(),
+        Verdict::Deny { policy } => policy.as_ref().map(|policy| policy.key()),
     };
-    Some(CloseReason::failed(Who::Agent, phase, text))
+    let text = match &policy {
+        Some(policy) => format!("denied by policy {policy}"),
+        None => "denied: there are ALLOW policies and none of them matches".to_owned(),
+    };
+    let code = match phase {
+        Phase::Relay => CloseCode::PolicyCut,
+        _ => CloseCode::PolicyDenied,
+    };
+    Some(CloseReason::new(code, text).named(policy))
 }

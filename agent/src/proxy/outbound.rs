@@ -10,7 +10,7 @@ use super::{
     PodProxy,
     accept::{Accepted, Acceptor},
     access_log::{Direction, Record},
-    close::{CloseReason, Phase, Who},
+    close::{CloseCode, CloseReason, Phase, Who},
     connections::{Guard, Subject},
     descriptors::Lease,
     dial::{self, ANSWER_TIMEOUT, CONNECT_TIMEOUT, DialError, HANDSHAKE_TIMEOUT, connect},
@@ -21,10 +21,10 @@ use super::{
 };
 use crate::{
     drain::Drain,
-    hbone::{Baggage, ConnectRequest, Forwarded, ReadAhead, Stream, Traceparent, client},
+    hbone::{Baggage, ConnectRequest, Forwarded, ReadAhead, Stream, client},
     identity::SpiffeId,
     mesh::{
-        Service, Workload,
+        Workload,
         policy::{self, Connection},
         route::{self, Flow, Route},
     },
@@ -89,14 +89,12 @@ impl PodProxy {
 
     pub(super) async fn outbound_connection(self: Arc<Self>, accepted: Accepted, mut guard: Guard) {
         let Accepted { tcp, from, lease } = accepted;
-        let mut record = Record::new(Direction::Outbound, canonical(from));
+        let mut record = self.parts.book.begin(Direction::Outbound, canonical(from));
         let leg = match Leg::accepted(tcp, &self.parts.tuning.sockets) {
             Ok(leg) => leg,
             Err(error) => {
-                return record.ended(
-                    Tally::default(),
-                    &CloseReason::failed(Who::Client, Phase::Accept, error.to_string()),
-                );
+                let reason = CloseReason::of_socket(CloseCode::AcceptFailed, &error);
+                return record.ended(&Tally::default(), &reason);
             }
         };
         // Boxed: what finding the way needs must not be held while bytes flow.
@@ -104,15 +102,15 @@ impl PodProxy {
             Ok(upstream) => upstream,
             Err(reason) => {
                 drop(leg);
-                record.ended(Tally::default(), &reason);
+                record.ended(&Tally::default(), &reason);
                 return;
             }
         };
-        self.carry(leg, upstream, &record, guard, lease).await;
+        self.carry(leg, upstream, record, guard, lease).await;
     }
 
-    async fn carry(&self, leg: Leg, upstream: Upstream, record: &Record, mut guard: Guard, _lease: Lease) {
-        let mut tally = Tally::default();
+    async fn carry(&self, leg: Leg, upstream: Upstream, record: Record, mut guard: Guard, _lease: Lease) {
+        let mut tally = record.tally();
         let reason = match upstream {
             Upstream::Stream(stream, _seat) => tokio::select! {
                 ended = relay::tunnelled(leg, stream, &mut tally) => CloseReason::of_relay(&ended, Who::Client, Who::Server),
@@ -123,26 +121,26 @@ impl PodProxy {
                     ended = relay::plain(leg, far, &self.parts.descriptors, &mut tally) => CloseReason::of_relay(&ended, Who::Client, Who::Server),
                     reason = guard.cut() => reason,
                 },
-                Err(error) => CloseReason::failed(Who::Server, Phase::Connect, error.to_string()),
+                Err(error) => CloseReason::of_socket(CloseCode::SocketFailed, &error),
             },
         };
-        record.ended(tally, &reason);
+        record.ended(&tally, &reason);
     }
 
     async fn establish(&self, leg: &Leg, record: &mut Record, guard: &mut Guard) -> Result<Upstream, CloseReason> {
-        let accept = |error: std::io::Error| CloseReason::failed(Who::Client, Phase::Accept, error.to_string());
+        let accept = |error: std::io::Error| CloseReason::of_socket(CloseCode::AcceptFailed, &error);
         let to = canonical(self.sockets.original_destination(leg.get_ref()).map_err(accept)?);
         record.destination.address = Some(to);
         if self.sockets.is_self_call(to) {
             self.count_self_call();
             let text = "the application dialled the agent's own listener; nothing is served there";
-            return Err(CloseReason::failed(Who::Client, Phase::Accept, text));
+            return Err(CloseReason::new(CloseCode::SelfCall, text));
         }
         // What the route does may need the guard to let policy look again later.
         let (reached, subject) = tokio::select! {
             reached = self.reach(to, record) => reached?,
             reason = gone(leg.get_ref()) => return Err(reason),
-            reason = guard.cut() => return Err(reason),
+            reason = guard.cut() => return Err(reason.during(Phase::Connect)),
         };
         if let Some(subject) = subject {
             guard.subject_to(subject);
@@ -152,13 +150,10 @@ impl PodProxy {
 
     /// Finds the way and goes it. Where policy has allowed it, gives also what policy must look at again.
     async fn reach(&self, to: SocketAddr, record: &mut Record) -> Result<(Upstream, Option<Subject>), CloseReason> {
-        let decide = |text: String| CloseReason::failed(Who::Agent, Phase::Decide, text);
         let source = self.workload_within(UNKNOWN_POD_WAIT).await.ok_or_else(|| {
             let wait = UNKNOWN_POD_WAIT.as_secs();
-            decide(format!(
-                "the mesh knows no workload for pod {} yet; waited {wait} s",
-                self.pod
-            ))
+            let text = format!("the mesh knows no workload for pod {} yet; waited {wait} s", self.pod);
+            CloseReason::new(CloseCode::PodUnknown, text)
         })?;
         record.source.is(&source);
         let flow = Flow {
@@ -168,15 +163,15 @@ impl PodProxy {
         };
         let route = route::decide(&self.mesh.current(), &flow);
         match route {
-            Route::Deny(deny) => Err(decide(deny.to_string())),
+            Route::Deny(deny) => Err(CloseReason::of_deny(&deny)),
             Route::Local { to, service } => {
-                note_service(record, service.as_deref());
+                record.asks_for(service.as_deref());
                 record.destination.is(&source);
                 let subject = self.authorize_local(&source, to, record)?;
                 Ok((self.plain(to, record).await?, Some(subject)))
             }
             Route::Plain { to, workload, service } => {
-                note_service(record, service.as_deref());
+                record.asks_for(service.as_deref());
                 record.destination.address = Some(to);
                 if let Some(workload) = workload {
                     record.destination.is(&workload);
@@ -190,10 +185,12 @@ impl PodProxy {
                 workload,
                 service,
             } => {
-                note_service(record, service.as_deref());
+                record.asks_for(service.as_deref());
                 record.destination.is(&workload);
                 record.hbone = Some(peer);
+                record.source.identity = Some(self.identity(&source)?);
                 let request = self.request(&source, authority, record);
+                record.open(1);
                 Ok((self.tunnelled(&source, peer, expected, &request, record).await?, None))
             }
             Route::DoubleHbone {
@@ -204,11 +201,12 @@ impl PodProxy {
                 gateway_workload,
                 service,
             } => {
-                note_service(record, Some(&service));
+                record.asks_for(Some(&service));
                 if let Some(gateway) = gateway_workload {
                     record.destination.is(&gateway);
                 }
                 record.hbone = Some(gateway);
+                record.source.identity = Some(self.identity(&source)?);
                 let request = self.request(&source, authority, record);
                 let outer = self
                     .tunnelled(&source, gateway, gateway_expected, &request, record)
@@ -227,7 +225,8 @@ impl PodProxy {
         }
     }
 
-    async fn plain(&self, to: SocketAddr, record: &Record) -> Result<Upstream, CloseReason> {
+    async fn plain(&self, to: SocketAddr, record: &mut Record) -> Result<Upstream, CloseReason> {
+        record.open(2);
         let connected = connect(
             &*self.sockets,
             record.source.address.map(|address| address.ip()),
@@ -237,7 +236,7 @@ impl PodProxy {
         .await;
         connected
             .map(Upstream::Tcp)
-            .map_err(|error| CloseReason::failed(Who::Server, Phase::Connect, error.to_string()))
+            .map_err(|error| CloseReason::of_dial(&error, Who::Server))
     }
 
     /// A stream in a pooled tunnel.
@@ -252,17 +251,16 @@ impl PodProxy {
         let id = self.identity(source)?;
         let source_ip = record.source.address.map_or(peer.ip(), |address| address.ip());
         let key = Key {
-            source: id.clone(),
+            source: id,
             source_ip,
             expected,
             peer,
         };
-        record.source.identity = Some(id);
         let (opened, identity, seat) = self
             .pool
             .open(&key, request)
             .await
-            .map_err(|error| CloseReason::of_dial(&error))?;
+            .map_err(|error| CloseReason::of_dial(&error, Who::Peer))?;
         record.destination.identity = Some(identity);
         Ok(Upstream::Stream(opened.stream, Some(seat)))
     }
@@ -281,7 +279,7 @@ impl PodProxy {
             expected,
             mut request,
         } = inner;
-        let failed = |error: DialError| CloseReason::of_dial(&error);
+        let failed = |error: DialError| CloseReason::of_dial(&error, Who::Peer);
         let id = self.identity(source)?;
         let certificate = dial::certificate(&self.certificates, &id).await.map_err(failed)?;
         let shaken = client::handshake(
@@ -314,23 +312,23 @@ impl PodProxy {
             .map_err(|cause| failed(DialError::Open { peer: gateway, cause }))?;
         record.destination.identity = Some(tunnel.peer().clone());
         if let Some(baggage) = &opened.baggage {
-            record.destination.workload = None;
-            record.destination.namespace = None;
-            record.destination.cluster = None;
+            record.destination.is_other();
             record.destination.claims(baggage);
         }
+        // Only now is it known who the gateway has chosen.
+        record.open(1);
         Ok(Upstream::Stream(opened.stream, None))
     }
 
-    fn request(&self, source: &Workload, authority: crate::mesh::Authority, record: &Record) -> ConnectRequest {
+    fn request(&self, source: &Workload, authority: crate::mesh::Authority, record: &mut Record) -> ConnectRequest {
         ConnectRequest {
             authority,
             baggage: Some(Baggage::of(source)),
             forwarded: Some(Forwarded {
                 client: record.source.address,
-                host: record.service.as_deref().map(str::to_owned),
+                host: record.service.as_ref().map(|service| service.hostname.to_string()),
             }),
-            traceparent: Some(Traceparent::random()),
+            traceparent: Some(record.begin_trace()),
             from_network: None,
         }
     }
@@ -359,18 +357,13 @@ impl PodProxy {
     }
 }
 
-fn note_service(record: &mut Record, service: Option<&Service>) {
-    record.service = service.map(|service| Arc::clone(&service.key.hostname));
-}
-
 /// Resolves when the application has reset its connection. A mere end of its input is no reason to stop: it may have
 /// sent its request and wait for the answer.
 async fn gone(tcp: &TcpStream) -> CloseReason {
     // An error of the wait itself means that the runtime is ending.
     drop(tcp.ready(Interest::ERROR).await);
-    CloseReason::failed(
-        Who::Client,
-        Phase::Connect,
+    CloseReason::new(
+        CloseCode::ClientGaveUp,
         "the application gave up before its destination was reached",
     )
 }

@@ -22,15 +22,40 @@ use self::{
     tunnelled::{StreamSink, StreamSource},
 };
 use super::{descriptors::Descriptors, leg::Leg};
-use crate::hbone::{Stream, StreamError};
+use crate::{
+    hbone::{Stream, StreamError},
+    telemetry::Meter,
+};
 
 /// Bytes carried, also when the connection is cut.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct Tally {
     /// From the near to the far leg.
     pub(crate) forth: u64,
     /// From the far to the near leg.
     pub(crate) back: u64,
+    /// Told as they pass, so that long connections show while they run.
+    meter: Option<Meter>,
+}
+
+impl Tally {
+    pub(crate) fn metered(meter: Option<Meter>) -> Self {
+        Self {
+            meter,
+            ..Self::default()
+        }
+    }
+
+    /// So many bytes have passed by now.
+    fn now(&mut self, forth: u64, back: u64) {
+        if (forth, back) == (self.forth, self.back) {
+            return;
+        }
+        if let Some(meter) = &self.meter {
+            meter.add(forth.saturating_sub(self.forth), back.saturating_sub(self.back));
+        }
+        (self.forth, self.back) = (forth, back);
+    }
 }
 
 /// One of the two legs of a connection.
@@ -89,10 +114,7 @@ pub(crate) async fn tunnelled(mut leg: Leg, mut stream: Stream, tally: &mut Tall
         let mut progress = Progress::default();
         poll_fn(|cx| {
             let ended = progress.note(forth.poll(cx), back.poll(cx));
-            *tally = Tally {
-                forth: forth.moved(),
-                back: back.moved(),
-            };
+            tally.now(forth.moved(), back.moved());
             ended
         })
         .await
@@ -115,10 +137,7 @@ pub(crate) async fn plain(mut near: Leg, mut far: Leg, descriptors: &Descriptors
         let mut progress = Progress::default();
         poll_fn(|cx| {
             let ended = progress.note(forth.poll(cx), back.poll(cx));
-            *tally = Tally {
-                forth: forth.moved(),
-                back: back.moved(),
-            };
+            tally.now(forth.moved(), back.moved());
             ended
         })
         .await

@@ -1,4 +1,4 @@
-use std::{fmt::Display, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use tokio::{
@@ -10,8 +10,8 @@ use tokio::{
 use super::{
     Tuning,
     accept::{Accepted, Acceptor},
-    access_log::{Direction, Record},
-    close::{CloseReason, Phase, Who},
+    access_log::{Book, Direction, Record},
+    close::{CloseCode, CloseReason, Phase, Who},
     connections::{Connections, Guard},
     descriptors::Descriptors,
     dial::HANDSHAKE_TIMEOUT,
@@ -24,7 +24,7 @@ use crate::{
         ReadAhead,
         server::{self, Incoming, Tunnel},
     },
-    identity::{Certificate, SpiffeId},
+    identity::{Certificate, CertificateError, SpiffeId},
 };
 
 /// Handshakes under way at once at one listener. Each costs a signature and a key exchange; more at once would only
@@ -52,6 +52,8 @@ pub(super) trait Terminator: Send + Sync + 'static {
 
 /// What every terminator has.
 pub(super) struct Parts {
+    /// Who is told of connections.
+    pub(super) book: Book,
     pub(super) descriptors: Descriptors,
     /// Streams that were accepted.
     pub(super) streams: Connections,
@@ -76,8 +78,9 @@ pub(super) struct Accepting {
 }
 
 impl Parts {
-    pub(super) fn new(descriptors: Descriptors, tuning: Tuning) -> Self {
+    pub(super) fn new(descriptors: Descriptors, tuning: Tuning, book: Book) -> Self {
         Self {
+            book,
             descriptors,
             streams: Connections::new(),
             tunnels: Connections::new(),
@@ -130,23 +133,23 @@ pub(super) async fn serve<T: Terminator>(terminator: Arc<T>, listener: TcpListen
 
 /// The reason of connections that outlive a drain.
 pub(super) fn deadline() -> CloseReason {
-    CloseReason::failed(
-        Who::Agent,
-        Phase::Relay,
+    CloseReason::new(
+        CloseCode::DrainDeadline,
         "the agent is stopping and its drain deadline has passed",
     )
 }
 
 async fn tunnel<T: Terminator>(terminator: Arc<T>, accepted: Accepted, mut guard: Guard, drain: Drain) {
-    let mut record = Record::new(Direction::Inbound, canonical(accepted.from));
+    let book = &terminator.parts().book;
+    let mut record = book.begin(Direction::Inbound, canonical(accepted.from));
     let shaken = tokio::select! {
         shaken = Box::pin(handshake(&*terminator, accepted, &mut record)) => shaken,
-        reason = guard.cut() => Err(reason),
-        () = drain.forced() => Err(deadline()),
+        reason = guard.cut() => Err(reason.during(Phase::Handshake)),
+        () = drain.forced() => Err(deadline().during(Phase::Handshake)),
     };
     match shaken {
         Ok((tunnel, facts, _lease)) => streams(&terminator, tunnel, &Arc::new(facts), guard, &drain).await,
-        Err(reason) => record.ended(Tally::default(), &reason),
+        Err(reason) => record.ended(&Tally::default(), &reason),
     }
 }
 
@@ -157,30 +160,28 @@ async fn handshake<T: Terminator>(
     accepted: Accepted,
     record: &mut Record,
 ) -> Result<Shaken, CloseReason> {
-    let failed = |text: &dyn Display| CloseReason::failed(Who::Peer, Phase::Handshake, text.to_string());
+    let socket = |error: io::Error| CloseReason::of_socket(CloseCode::AcceptFailed, &error).by(Who::Peer);
     let Accepted { tcp, from, lease } = accepted;
-    let at = canonical(tcp.local_addr().map_err(|error| failed(&error))?);
+    let at = canonical(tcp.local_addr().map_err(socket)?);
     record.destination.address = Some(at);
     let parts = terminator.parts();
     let give_up = Instant::now() + HANDSHAKE_TIMEOUT;
     let late = |_| {
-        failed(&format_args!(
-            "no TLS handshake within {} s",
-            HANDSHAKE_TIMEOUT.as_secs()
-        ))
+        let text = format!("no TLS handshake within {} s", HANDSHAKE_TIMEOUT.as_secs());
+        CloseReason::new(CloseCode::HandshakeTimeout, text)
     };
     let shaken = async {
         let certificate = terminator.certificate().await?;
-        let socket =
-            TunnelSocket::new(tcp, parts.abrupt.clone(), &parts.tuning.sockets).map_err(|error| failed(&error))?;
-        let _permit = parts.handshakes.acquire().await.map_err(|error| failed(&error))?;
+        let socket = TunnelSocket::new(tcp, parts.abrupt.clone(), &parts.tuning.sockets).map_err(socket)?;
+        // The semaphore is never closed.
+        let _permit = parts.handshakes.acquire().await.ok();
         server::handshake(
             ReadAhead::new(socket),
             certificate.server_config(),
             parts.tuning.tunnels,
         )
         .await
-        .map_err(|error| failed(&error.to_string()))
+        .map_err(|error| CloseReason::of_handshake(&error, error.to_string()))
     };
     let tunnel = timeout_at(give_up, shaken).await.map_err(late)??;
     let source = tunnel.peer().clone();
@@ -235,6 +236,12 @@ async fn streams<T: Terminator>(
         }
     };
     drop(timeout(LAST_WORDS, last).await);
+}
+
+/// There is no certificate to shake hands with.
+pub(super) fn no_certificate(error: &CertificateError) -> CloseReason {
+    let text = crate::tls::with_causes(error);
+    CloseReason::new(CloseCode::CertificateMissing, text).during(Phase::Handshake)
 }
 
 /// IPv4 addresses as such, also where the listener is an IPv6 one.

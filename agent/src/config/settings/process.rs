@@ -127,6 +127,19 @@ pub(super) const PROCESS: &[Setting] = &[
             "How long connections of a released pod may go on.",
         ),
     ),
+    of(
+        Verb::Run,
+        shared(
+            "vigil",
+            "ISTHMUS_VIGIL",
+            Moment {
+                least: Duration::ZERO,
+                most: Duration::from_millis(1),
+            },
+            Value("100us"),
+            "How long a data thread may stay awake for more work, where work follows work. 0 always sleeps: less CPU, more latency.",
+        ),
+    ),
     // Redirection.
     of(
         Verb::Run,

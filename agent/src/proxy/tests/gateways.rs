@@ -49,7 +49,7 @@ async fn two_networks() -> TwoNetworks {
     let mut pod = workload("server", Some(server_ip));
     pod.network = FAR.into();
     pod.services = vec![Membership {
-        service: key.clone(),
+        service: key.clone().into(),
         ports: ports(),
     }];
     far.add_workload(pod);
@@ -80,7 +80,7 @@ async fn two_networks() -> TwoNetworks {
         hbone_port: 15008,
     });
     split.services = vec![Membership {
-        service: key,
+        service: key.into(),
         ports: ports(),
     }];
     near.add_workload(split);
@@ -190,7 +190,12 @@ async fn the_inner_tunnel_must_end_at_one_of_the_services_identities() {
     );
     assert!(world.server.sockets.delivered.lock().unwrap().is_empty());
     let line = world.near.log.line("outbound").await;
-    assert!(line["close"].starts_with("peer handshake: "), "{}", line["close"]);
+    let told = ["close", "close.by", "close.phase"].map(|key| line[key].as_str());
+    assert_eq!(told, ["tls-wrong-identity", "peer", "handshake"]);
+    let failed = "istio_tcp_connections_failed_total";
+    assert_eq!(world.near.metric(failed, &["response_flags=\"TLS_FAILURE\""]), 1);
+    // The gateway's own streams went well.
+    assert_eq!(world.far.metric(failed, &[]), 0);
 }
 
 #[tokio::test]
@@ -204,7 +209,7 @@ async fn an_endpoint_that_does_not_answer_is_passed_over() {
     let mut dead = workload("dead", Some(fresh_ip()));
     dead.network = FAR.into();
     dead.services = vec![Membership {
-        service: key,
+        service: key.into(),
         ports: [(80, 80)].into_iter().collect(),
     }];
     world.far.add_workload(dead);

@@ -9,6 +9,7 @@ use super::world::{NETWORK, Pod, World, exchange, fresh_ip, id, pattern, until, 
 use crate::{
     hbone::{Baggage, ConnectRequest, ReadAhead, Settings, client, client::OpenError},
     mesh::workload::Protocol,
+    telemetry::spans,
 };
 
 /// Sends a tunnel's CONNECT by hand, as a peer of another make would.
@@ -88,9 +89,45 @@ async fn a_connection_crosses_two_proxies_and_both_logs_say_who_talked() {
         );
         assert_eq!(line["dst.addr"], far.local_addr().unwrap().to_string());
         assert_eq!(line["dst.hbone_addr"], format!("{}:15008", server.ip));
-        assert_eq!(line["close"], "client relay: finished");
-        assert!(!line.contains_key("error"));
+        assert_eq!(
+            (line["close"].as_str(), line["close.by"].as_str()),
+            ("finished", "client")
+        );
+        assert!(!line.contains_key("error") && !line.contains_key("close.hint"));
     }
+    // One trace leads through both agents.
+    assert_eq!(outbound["trace_id"], inbound["trace_id"]);
+    assert_eq!(outbound["trace_id"].len(), 32);
+    for reporter in ["reporter=\"source\"", "reporter=\"destination\""] {
+        let common = [
+            reporter,
+            "source_workload=\"client\"",
+            "destination_workload=\"server\"",
+            "source_principal=\"spiffe://cluster.local/ns/demo/sa/client\"",
+            "destination_principal=\"spiffe://cluster.local/ns/demo/sa/server\"",
+            "connection_security_policy=\"mutual_tls\"",
+            "response_flags=\"-\"",
+        ];
+        for (name, expected) in [
+            ("connections_opened", 1),
+            ("connections_closed", 1),
+            ("received_bytes", 8),
+            ("sent_bytes", 15),
+        ] {
+            assert_eq!(
+                world.metric(&format!("istio_tcp_{name}_total"), &common),
+                expected,
+                "{name} {reporter}"
+            );
+        }
+        assert_eq!(world.metric("istio_tcp_sockets_open", &[reporter]), 0);
+        assert_eq!(
+            world.metric("isthmus_connections_ended_total", &[reporter, "reason=\"finished\""]),
+            1
+        );
+    }
+    assert_eq!(world.metric("istio_tcp_connections_failed_total", &[]), 0);
+    assert!(world.telemetry.recent.list().is_empty());
     assert_eq!(
         (outbound["bytes_sent"].as_str(), outbound["bytes_recv"].as_str()),
         ("8", "15")
@@ -122,7 +159,11 @@ async fn the_server_may_close_first() {
     text.clear();
     far.read_to_string(&mut text).await.unwrap();
     assert_eq!(text, "thanks");
-    assert_eq!(world.log.line("outbound").await["close"], "server relay: finished");
+    let line = world.log.line("outbound").await;
+    assert_eq!(
+        (line["close"].as_str(), line["close.by"].as_str()),
+        ("finished", "server")
+    );
 }
 
 #[tokio::test]
@@ -136,8 +177,11 @@ async fn a_reset_is_a_reset_on_the_other_side() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     let line = world.log.line("outbound").await;
     assert_eq!(line["level"], "ERROR");
-    assert_eq!(line["close"], "client relay: connection reset by the application");
-    assert!(world.log.line("inbound").await["close"].starts_with("client relay: stream reset by the peer"));
+    let told = ["close", "close.by", "close.phase", "close.errno"].map(|key| line[key].as_str());
+    assert_eq!(told, ["reset", "client", "relay", "ECONNRESET"]);
+    let line = world.log.line("inbound").await;
+    let told = ["close", "close.by", "close.stream"].map(|key| line[key].as_str());
+    assert_eq!(told, ["stream-reset", "client", "INTERNAL_ERROR"]);
 
     let (mut near, far) = client.connect(&server).await;
     far.set_zero_linger().unwrap();
@@ -161,10 +205,8 @@ async fn a_reset_after_the_applications_own_end_is_noticed() {
         .unwrap();
     // Linux reports a reset after the end of input as EPIPE.
     assert_eq!(far.take_error().unwrap().unwrap().kind(), io::ErrorKind::BrokenPipe);
-    assert_eq!(
-        world.log.line("outbound").await["close"],
-        "client relay: connection reset by the application"
-    );
+    let line = world.log.line("outbound").await;
+    assert_eq!((line["close"].as_str(), line["close.by"].as_str()), ("reset", "client"));
 }
 
 #[tokio::test]
@@ -202,6 +244,25 @@ async fn an_application_that_does_not_listen_is_a_503_and_a_reset() {
     );
     let line = world.log.line("outbound").await;
     assert!(line["error"].contains("503"), "{}", line["error"]);
+    assert_eq!(
+        (line["close"].as_str(), line["close.status"].as_str()),
+        ("peer-refused", "503")
+    );
+    let line = world.log.line("inbound").await;
+    assert_eq!(
+        (line["close"].as_str(), line["close.errno"].as_str()),
+        ("connect-refused", "ECONNREFUSED")
+    );
+    assert!(line["close.hint"].contains("listens"), "{}", line["close.hint"]);
+    for reporter in ["reporter=\"source\"", "reporter=\"destination\""] {
+        let refused = [
+            reporter,
+            "response_flags=\"CONNECT\"",
+            "destination_workload=\"server\"",
+        ];
+        assert_eq!(world.metric("istio_tcp_connections_failed_total", &refused), 1);
+        assert_eq!(world.metric("istio_tcp_connections_opened_total", &[reporter]), 1);
+    }
     let peer = (server.ip, 15008).into();
     let refused = ask(&world, "client", peer, "server", &address.to_string())
         .await
@@ -249,6 +310,13 @@ async fn plain_destinations_are_dialled_as_they_are_and_pumped_both_ways() {
         ("20000000", "20000000")
     );
     assert!(!line.contains_key("src.identity") && !line.contains_key("dst.identity"));
+    let plain = [
+        "reporter=\"source\"",
+        "connection_security_policy=\"unknown\"",
+        "source_principal=\"unknown\"",
+    ];
+    assert_eq!(world.metric("istio_tcp_received_bytes_total", &plain), 20_000_000);
+    assert_eq!(world.metric("istio_tcp_sent_bytes_total", &plain), 20_000_000);
 }
 
 #[tokio::test]
@@ -281,6 +349,13 @@ async fn an_application_that_dials_our_listener_is_reset_and_counted() {
         io::ErrorKind::ConnectionReset
     );
     assert_eq!(client.proxy.self_calls(), 1);
+    let line = world.log.line("outbound").await;
+    assert_eq!((line["close"].as_str(), line["level"].as_str()), ("self-call", "WARN"));
+    assert_eq!(
+        world.metric("istio_tcp_connections_failed_total", &["response_flags=\"-\""]),
+        1
+    );
+    assert_eq!(world.metric("istio_tcp_connections_opened_total", &[]), 0);
     assert!(client.dialled().is_empty());
 }
 
@@ -313,7 +388,11 @@ async fn a_pod_the_mesh_never_learns_of_reaches_nobody() {
     );
     assert!(began.elapsed() >= Duration::from_secs(5));
     assert!(client.dialled().is_empty());
-    assert!(world.log.line("outbound").await["close"].starts_with("agent decide: the mesh knows no workload"));
+    let line = world.log.line("outbound").await;
+    assert_eq!(
+        (line["close"].as_str(), line["close.phase"].as_str()),
+        ("pod-unknown", "decide")
+    );
 }
 
 #[tokio::test]
@@ -339,7 +418,7 @@ async fn what_cannot_be_reached_as_the_mesh_demands_is_not_reached_at_all() {
         io::ErrorKind::ConnectionReset
     );
     assert!(client.dialled().is_empty());
-    assert!(world.log.line("outbound").await["close"].starts_with("agent decide: "));
+    assert_eq!(world.log.line("outbound").await["close"], "no-waypoint");
 }
 
 #[tokio::test]
@@ -361,7 +440,94 @@ async fn a_peer_with_another_identity_gets_no_byte() {
     );
     assert!(impostor.sockets.delivered.lock().unwrap().is_empty());
     let line = world.log.line("outbound").await;
-    assert!(line["close"].starts_with("peer handshake: "), "{}", line["close"]);
+    let told = ["close", "close.by", "close.phase"].map(|key| line[key].as_str());
+    assert_eq!(told, ["tls-wrong-identity", "peer", "handshake"]);
+    let failed = "istio_tcp_connections_failed_total";
+    assert_eq!(
+        world.metric(failed, &["reporter=\"source\"", "response_flags=\"TLS_FAILURE\""]),
+        1
+    );
+    assert_eq!(world.metric(failed, &["response_flags=\"CONNECT\""]), 0);
+}
+
+#[tokio::test]
+async fn a_long_connection_shows_its_bytes_while_it_runs() {
+    let world = World::new();
+    let (client, server) = (world.pod("client").await, world.pod("server").await);
+    let (mut near, mut far) = talking(&client, &server).await;
+    near.write_all(b"12345").await.unwrap();
+    far.read_exact(&mut [0; 5]).await.unwrap();
+    let both = |name: &'static str, expected: u64| {
+        let reporters = ["reporter=\"source\"", "reporter=\"destination\""];
+        reporters
+            .iter()
+            .all(|reporter| world.metric(name, &[*reporter]) == expected)
+    };
+    until("the bytes counted", || {
+        both("istio_tcp_received_bytes_total", 5) && both("istio_tcp_sent_bytes_total", 1)
+    })
+    .await;
+    assert!(both("istio_tcp_connections_opened_total", 1));
+    assert!(both("istio_tcp_connections_closed_total", 0));
+    assert!(both("istio_tcp_sockets_open", 1));
+}
+
+#[tokio::test]
+async fn a_pod_without_an_agent_points_at_port_15008() {
+    let world = World::new();
+    let client = world.pod("client").await;
+    let ip = fresh_ip();
+    world.add_workload(workload("server", Some(ip)));
+    let mut near = client.dial((ip, 80).into()).await;
+    let error = near.read(&mut [0; 8]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    let line = world.log.line("outbound").await;
+    let told = ["close", "close.by", "close.phase", "close.errno"].map(|key| line[key].as_str());
+    assert_eq!(told, ["hbone-refused", "peer", "connect", "ECONNREFUSED"]);
+    assert!(line["close.hint"].contains("15008"), "{}", line["close.hint"]);
+    assert_eq!(
+        world.metric("istio_tcp_connections_failed_total", &["response_flags=\"CONNECT\""]),
+        1
+    );
+}
+
+#[tokio::test]
+async fn the_spans_of_both_agents_are_one_trace() {
+    let world = World::new();
+    let (endpoint, mut requests) = spans::tests::collector("0").await;
+    let spans = spans::start(&endpoint, &[]).unwrap();
+    world.telemetry.export_spans(spans.clone());
+    let (client, server) = (world.pod("client").await, world.pod("server").await);
+    let (near, far) = client.connect(&server).await;
+    tokio::join!(exchange(near, pattern(5, 1)), exchange(far, pattern(9, 2)));
+    let line = world.log.line("inbound").await;
+    world.log.line("outbound").await;
+    // The spans are offered right after the lines.
+    until("both spans sent", || spans.exported() == 2).await;
+    let mut got = Vec::new();
+    while let Ok(request) = requests.try_recv() {
+        let scopes = request
+            .resource_spans
+            .into_iter()
+            .flat_map(|resource| resource.scope_spans);
+        got.extend(scopes.flat_map(|scope| scope.spans));
+    }
+    assert_eq!(got.len(), 2);
+    let named = |name: &str| got.iter().find(|span| span.name == name).unwrap();
+    let (outbound, inbound) = (named("outbound connection"), named("inbound connection"));
+    assert_eq!(outbound.trace_id, inbound.trace_id);
+    assert_eq!(inbound.parent_span_id, outbound.span_id);
+    assert!(outbound.parent_span_id.is_empty());
+    let trace: String = outbound.trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(line["trace_id"], trace);
+    for key in [
+        "source.workload",
+        "destination.workload",
+        "destination.principal",
+        "isthmus.close.reason",
+    ] {
+        assert!(inbound.attributes.iter().any(|pair| pair.key == key), "{key}");
+    }
 }
 
 #[tokio::test]

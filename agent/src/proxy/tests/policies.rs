@@ -42,11 +42,43 @@ async fn a_denied_identity_gets_401_and_the_application_is_not_dialled() {
     );
     let (outbound, inbound) = (world.log.line("outbound").await, world.log.line("inbound").await);
     assert!(outbound["error"].contains("401"), "{}", outbound["error"]);
-    assert_eq!(inbound["close"], "agent authorize: denied by policy demo/test");
+    assert_eq!(
+        (outbound["close"].as_str(), outbound["close.status"].as_str()),
+        ("peer-denied", "401")
+    );
+    let told = ["close", "close.by", "close.phase", "close.policy", "error"].map(|key| inbound[key].as_str());
+    let expected = [
+        "policy-denied",
+        "agent",
+        "authorize",
+        "demo/test",
+        "denied by policy demo/test",
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(outbound["trace_id"], inbound["trace_id"]);
+    for reporter in ["reporter=\"source\"", "reporter=\"destination\""] {
+        let denied = [reporter, "response_flags=\"DENY\"", "source_workload=\"client\""];
+        assert_eq!(world.metric("istio_tcp_connections_failed_total", &denied), 1);
+        assert_eq!(world.metric("istio_tcp_connections_opened_total", &[reporter]), 1);
+        assert_eq!(world.metric("istio_tcp_connections_closed_total", &[reporter]), 1);
+    }
+    let recent = world.telemetry.recent.list();
+    let denial = recent.iter().find(|failure| failure.code == "policy-denied").unwrap();
+    assert_eq!(
+        (denial.pod.as_str(), denial.direction.as_str()),
+        ("demo/server", "inbound")
+    );
+    assert_eq!(denial.destination, address.to_string());
+    assert!(denial.reason.contains("demo/test"), "{}", denial.reason);
     assert!(server.sockets.delivered.lock().unwrap().is_empty());
     // Another identity is not meant.
     let friend = world.pod("friend").await;
     let (_near, _far) = friend.connect(&server).await;
+    assert_eq!(
+        world.metric("istio_tcp_connections_failed_total", &["source_workload=\"friend\""]),
+        0
+    );
+    assert_eq!(world.telemetry.recent.list().len(), 2);
 }
 
 #[tokio::test]
@@ -63,10 +95,13 @@ async fn a_new_policy_cuts_the_live_connections_it_denies_and_no_others() {
             io::ErrorKind::ConnectionReset
         );
     }
+    let line = world.log.line("inbound").await;
     assert_eq!(
-        world.log.line("inbound").await["close"],
-        "agent relay: denied by policy demo/test"
+        (line["close"].as_str(), line["close.policy"].as_str()),
+        ("policy-cut", "demo/test")
     );
+    let cut = ["reporter=\"destination\"", "response_flags=\"DENY\""];
+    assert_eq!(world.metric("istio_tcp_connections_failed_total", &cut), 1);
     kept.write_all(b"x").await.unwrap();
     assert_eq!(kept_far.read(&mut [0; 8]).await.unwrap(), 1);
 }
@@ -83,10 +118,7 @@ async fn a_pod_that_left_the_mesh_loses_its_connections() {
         far.read(&mut [0; 8]).await.unwrap_err().kind(),
         io::ErrorKind::ConnectionReset
     );
-    assert_eq!(
-        world.log.line("inbound").await["close"],
-        "agent relay: the mesh no longer knows this pod"
-    );
+    assert_eq!(world.log.line("inbound").await["close"], "pod-left");
 }
 
 #[tokio::test]
@@ -107,7 +139,7 @@ async fn a_pods_own_service_leads_back_to_it_under_its_own_policy() {
     service.ports = [(80, address.port())].into_iter().collect();
     let mut member = workload("server", Some(server.ip));
     member.services = vec![Membership {
-        service: key,
+        service: key.into(),
         ports: [(80, address.port())].into_iter().collect(),
     }];
     world.add_workload(member);

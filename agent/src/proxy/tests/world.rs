@@ -20,8 +20,9 @@ use tracing_subscriber::{Layer, layer::SubscriberExt as _};
 use crate::{
     drain::{DrainTrigger, drain},
     identity::{Certificates, SpiffeId, embedded_ca::EmbeddedCa},
-    mesh::{Builder, HBONE_PORT, Mesh, Policy, Publisher, Service, Workload, workload::Protocol},
+    mesh::{Builder, Draft, HBONE_PORT, Mesh, Policy, Publisher, Service, workload::Protocol},
     proxy::{Gateway, GatewayParts, PlainSockets, PodFacts, PodProxy, ProxyParts, Sockets, Tuning},
+    telemetry::{Format, Telemetry},
 };
 
 pub(super) const NETWORK: &str = "net1";
@@ -36,6 +37,7 @@ pub(super) struct World {
     pub(super) tuning: Tuning,
     directory: Option<PathBuf>,
     pub(super) log: AccessLog,
+    pub(super) telemetry: Arc<Telemetry>,
     subscriber: Option<tracing::subscriber::DefaultGuard>,
 }
 
@@ -107,13 +109,14 @@ pub(super) fn id(account: &str) -> SpiffeId {
     SpiffeId::new("cluster.local", "demo", account).unwrap()
 }
 
-pub(super) fn workload(name: &str, ip: Option<IpAddr>) -> Workload {
-    Workload {
+pub(super) fn workload(name: &str, ip: Option<IpAddr>) -> Draft {
+    Draft {
         network: NETWORK.into(),
         addresses: ip.into_iter().collect(),
         service_account: name.into(),
         protocol: Protocol::Hbone,
-        ..Workload::new(&format!("Kubernetes//Pod/demo/{name}"), "demo", name)
+        workload_name: name.into(),
+        ..Draft::new(&format!("Kubernetes//Pod/demo/{name}"), "demo", name)
     }
 }
 
@@ -134,6 +137,7 @@ impl World {
             tuning: Tuning::default(),
             directory: Some(directory),
             log,
+            telemetry: Telemetry::new("test"),
             subscriber: Some(tracing::subscriber::set_default(subscriber)),
         }
     }
@@ -151,6 +155,7 @@ impl World {
             tuning: self.tuning,
             directory: None,
             log,
+            telemetry: Telemetry::new("test"),
             subscriber: None,
         }
     }
@@ -162,7 +167,7 @@ impl World {
         self.publisher.publish(builder.build());
     }
 
-    pub(super) fn add_workload(&self, workload: Workload) {
+    pub(super) fn add_workload(&self, workload: Draft) {
         self.change(|mesh| mesh.add_workload(workload));
     }
 
@@ -183,8 +188,23 @@ impl World {
 
     /// A served pod of which the mesh has not been told.
     pub(super) async fn unknown_pod(&self, name: &str, ip: IpAddr, network: &str) -> Pod {
-        let parts = (self.mesh.clone(), self.certificates.clone(), self.tuning);
+        let parts = (
+            self.mesh.clone(),
+            self.certificates.clone(),
+            self.tuning,
+            Arc::clone(&self.telemetry),
+        );
         serve_pod(name, ip, network, parts).await
+    }
+
+    /// The value of a metric, summed over the samples whose labels contain all of `parts`.
+    pub(super) fn metric(&self, name: &str, parts: &[&str]) -> u64 {
+        let text = self.telemetry.exposition.render(Format::Prometheus);
+        let samples = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        let meant = samples.filter(|line| parts.iter().all(|part| line.contains(part)));
+        meant
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum()
     }
 
     /// An east-west gateway of `network`, served at a fresh address.
@@ -195,6 +215,7 @@ impl World {
             mesh: self.mesh.clone(),
             certificates: self.certificates.clone(),
             tuning: self.tuning,
+            telemetry: Arc::clone(&self.telemetry),
         });
         let listener = TcpListener::bind((fresh_ip(), HBONE_PORT)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -209,7 +230,7 @@ pub(super) async fn serve_pod(
     name: &str,
     ip: IpAddr,
     network: &str,
-    (mesh, certificates, tuning): (Mesh, Certificates, Tuning),
+    (mesh, certificates, tuning, telemetry): (Mesh, Certificates, Tuning, Arc<Telemetry>),
 ) -> Pod {
     let sockets = Arc::new(TestSockets::default());
     sockets.own.lock().unwrap().push(ip);
@@ -226,6 +247,7 @@ pub(super) async fn serve_pod(
         certificates,
         network,
         tuning,
+        telemetry,
     };
     let proxy = PodProxy::new(facts, parts);
     let (trigger, signal) = drain();
@@ -334,7 +356,8 @@ impl Visit for Fields {
 
 impl<S: tracing::Subscriber> Layer<S> for AccessLog {
     fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        if event.metadata().target() != "access" {
+        let metadata = event.metadata();
+        if metadata.target() != "access" || *metadata.level() == tracing::Level::DEBUG {
             return;
         }
         let mut fields = Fields(HashMap::from([(
