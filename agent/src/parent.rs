@@ -133,22 +133,8 @@ impl Parent<'_> {
     fn start(&self) -> Result<(Child, OwnedFd), ParentError> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(failed("making a socket pair"))?;
-        let mut command = Command::new("/proc/self/exe");
-        let (name, value) = MALLOC;
-        if env::var_os(name).is_none() {
-            command.env(name, value);
-        }
-        command.args(["worker", "--restarts", &self.restarts.to_string()]);
-        if let Some((time, how)) = &self.ended {
-            let seconds = time
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs();
-            command.args(["--ended-at", &seconds.to_string(), "--ended-how", &how.to_string()]);
-        }
-        let child = command
-            .arg("--")
-            .args(&self.worker.arguments)
+        let is_chosen = env::var_os(MALLOC.0).is_some();
+        let child = command(&self.worker.arguments, self.restarts, self.ended, is_chosen)
             .stdin(Stdio::from(theirs))
             .spawn()
             .map_err(failed("starting the worker"))?;
@@ -179,10 +165,11 @@ impl Parent<'_> {
                 if number == Signal::SIGCHLD as i32 {
                     continue;
                 }
+                // Nobody will take what still comes, and refused now it is better off than reset later. First, so that
+                // it is the worker who closes the listeners, having taken what waits there.
+                self.held.clear();
                 let passed = self.ending.asked(Instant::now(), self.worker.drain_deadline);
                 pass_on(worker, passed);
-                // Nobody will take what still comes: refused at once it is better off than after the drain.
-                self.held.clear();
             }
             if let Some(status) = worker.try_wait().map_err(failed("waiting for the worker"))? {
                 while listening {
@@ -244,6 +231,27 @@ impl Parent<'_> {
     }
 }
 
+/// Starts this binary as a worker; `malloc_is_chosen` when an operator has configured its allocator.
+fn command(
+    arguments: &[OsString],
+    restarts: u64,
+    ended: Option<(SystemTime, ExitStatus)>,
+    malloc_is_chosen: bool,
+) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    if !malloc_is_chosen {
+        command.env(MALLOC.0, MALLOC.1);
+    }
+    command.args(["worker", "--restarts", &restarts.to_string()]);
+    if let Some((time, how)) = ended {
+        let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seconds = since_1970.as_secs().to_string();
+        command.args(["--ended-at", &seconds, "--ended-how", &how.to_string()]);
+    }
+    command.arg("--").args(arguments);
+    command
+}
+
 /// To the millisecond, and never less than what is left.
 fn timeout(left: Option<Duration>) -> PollTimeout {
     match left {
@@ -296,6 +304,19 @@ fn pause(signals: &SignalFd, delay: Duration) -> Result<bool, ParentError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_gets_its_arguments_and_an_allocator_that_an_operator_may_choose() {
+        let told = |chosen| {
+            let command = command(&["--node".into(), "a".into()], 3, None, chosen);
+            let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+            assert_eq!(arguments, ["worker", "--restarts", "3", "--", "--node", "a"]);
+            let variables: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+            variables
+        };
+        assert_eq!(told(false), ["_RJEM_MALLOC_CONF"]);
+        assert!(told(true).is_empty());
+    }
 
     #[test]
     fn a_steady_worker_is_replaced_at_once_and_a_failing_one_ever_later() {

@@ -45,6 +45,11 @@ impl Drop for TemporaryDirectory {
 }
 
 pub(crate) async fn ends() -> Ends {
+    ends_with(Settings::default()).await
+}
+
+/// `servers` are the settings of the accepting end.
+async fn ends_with(servers: Settings) -> Ends {
     let (ours, ca, _directory) = certificate("client").await;
     let theirs = ca.issue(id("server")).await.unwrap();
     let (near, far) = tokio::io::duplex(1 << 20);
@@ -54,7 +59,7 @@ pub(crate) async fn ends() -> Ends {
             ours.client_config([id("server")].into()),
             Settings::default(),
         ),
-        server::handshake(ReadAhead::new(far), theirs.server_config(), Settings::default()),
+        server::handshake(ReadAhead::new(far), theirs.server_config(), servers),
     );
     let (client, driver) = client.unwrap();
     tokio::spawn(driver);
@@ -100,6 +105,33 @@ async fn read(stream: &mut Stream) -> Option<Result<Bytes, StreamError>> {
         recv.release(bytes.len());
     }
     data
+}
+
+#[tokio::test]
+async fn a_peer_may_have_as_much_in_flight_as_the_settings_say() {
+    let small = Settings {
+        stream_window_bytes: 100_000,
+        ..Settings::default()
+    };
+    for (settings, window) in [(small, 100_000), (Settings::default(), 4 << 20)] {
+        let (mut near, _far, _tunnel) = stream_pair(ends_with(settings).await).await;
+        let (mut sent, mut stuck) = (0, false);
+        while !stuck {
+            let more = tokio::time::timeout(
+                Duration::from_millis(200),
+                poll_fn(|cx| near.split().0.poll_room(cx, 64 << 10)),
+            );
+            match more.await {
+                Ok(room) => {
+                    let room = room.unwrap().min(64 << 10);
+                    near.split().0.send(Bytes::from(vec![0; room]), false).unwrap();
+                    sent += room;
+                }
+                Err(_) => stuck = true,
+            }
+        }
+        assert_eq!(sent, window, "{settings:?}");
+    }
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ const TIME: Duration = Duration::from_secs(3);
 /// Runs a pod on a thread of its own, for ever.
 fn serve(name: &'static str, ip: std::net::IpAddr, world: &World) -> Pod {
     let telemetry = std::sync::Arc::clone(&world.telemetry);
-    let parts = (world.mesh.clone(), world.certificates.clone(), telemetry);
+    let parts = (world.mesh.clone(), world.certificates.clone(), world.tuning, telemetry);
     let (sender, receiver) = std::sync::mpsc::channel();
     let relay = thread::Builder::new().name(RELAY.to_owned());
     let relay = relay.spawn(move || {

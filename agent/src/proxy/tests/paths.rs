@@ -7,13 +7,24 @@ use tokio::{
 
 use super::world::{NETWORK, Pod, World, exchange, fresh_ip, id, pattern, until, workload};
 use crate::{
-    hbone::{ConnectRequest, ReadAhead, Settings, client, client::OpenError},
+    hbone::{Baggage, ConnectRequest, ReadAhead, Settings, client, client::OpenError},
     mesh::workload::Protocol,
     telemetry::spans,
 };
 
 /// Sends a tunnel's CONNECT by hand, as a peer of another make would.
 async fn ask(world: &World, account: &str, peer: SocketAddr, server: &str, authority: &str) -> Result<(), OpenError> {
+    baggage(world, account, peer, server, authority).await.map(drop)
+}
+
+/// The same; what the destination says of itself.
+async fn baggage(
+    world: &World,
+    account: &str,
+    peer: SocketAddr,
+    server: &str,
+    authority: &str,
+) -> Result<Option<Baggage>, OpenError> {
     let certificate = world.certificates.get(&id(account)).await.unwrap();
     let tcp = TcpStream::connect(peer).await.unwrap();
     let (tunnel, driver) = client::handshake(
@@ -31,7 +42,7 @@ async fn ask(world: &World, account: &str, peer: SocketAddr, server: &str, autho
         traceparent: None,
         from_network: None,
     };
-    tunnel.open(&request).await.map(drop)
+    tunnel.open(&request).await.map(|opened| opened.baggage)
 }
 
 /// A connection over which a byte has passed, so that both agents are relaying.
@@ -516,5 +527,21 @@ async fn the_spans_of_both_agents_are_one_trace() {
         "isthmus.close.reason",
     ] {
         assert!(inbound.attributes.iter().any(|pair| pair.key == key), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn peers_are_told_who_the_destination_is_unless_that_is_switched_off() {
+    for told in [true, false] {
+        let mut world = World::new();
+        world.tuning.response_baggage = told;
+        let server = world.pod("server").await;
+        world.add_workload(workload("client", None));
+        let (_listener, address) = server.listen().await;
+        let peer = SocketAddr::new(server.ip, 15008);
+        let said = baggage(&world, "client", peer, "server", &address.to_string())
+            .await
+            .unwrap();
+        assert_eq!(said.is_some(), told);
     }
 }

@@ -181,3 +181,30 @@ async fn an_unused_tunnel_is_kept_for_five_minutes() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn how_full_a_tunnel_gets_and_how_long_it_is_kept_can_be_chosen() {
+    let mut world = World::new();
+    world.tuning.pool.streams = 2;
+    world.tuning.pool.idle = Duration::from_secs(30);
+    let (client, server) = (world.pod("client").await, world.pod("server").await);
+    let (listener, address) = server.listen().await;
+    let mut open = Vec::new();
+    for tunnels in [1, 1, 2] {
+        let near = client.dial(address).await;
+        let (far, _) = listener.accept().await.unwrap();
+        open.push((near, far));
+        assert_eq!(client.dialled().len(), tunnels);
+    }
+    drop(open);
+    until("all streams ended", || {
+        client.proxy.open_connections() + server.proxy.open_connections() == 0
+    })
+    .await;
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    assert_eq!(client.proxy.tunnels(), 2);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::resume();
+    until("the tunnels closed", || client.proxy.tunnels() == 0).await;
+}

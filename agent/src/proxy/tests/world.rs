@@ -33,6 +33,8 @@ pub(super) struct World {
     publisher: Publisher,
     builder: Mutex<Builder>,
     pub(super) certificates: Certificates,
+    /// Of pods and gateways made from now on.
+    pub(super) tuning: Tuning,
     directory: Option<PathBuf>,
     pub(super) log: AccessLog,
     pub(super) telemetry: Arc<Telemetry>,
@@ -132,6 +134,7 @@ impl World {
             publisher,
             builder: Mutex::new(builder),
             certificates: Certificates::new(Arc::new(ca)),
+            tuning: Tuning::default(),
             directory: Some(directory),
             log,
             telemetry: Telemetry::new("test"),
@@ -149,6 +152,7 @@ impl World {
             publisher,
             builder: Mutex::new(builder),
             certificates,
+            tuning: self.tuning,
             directory: None,
             log,
             telemetry: Telemetry::new("test"),
@@ -187,6 +191,7 @@ impl World {
         let parts = (
             self.mesh.clone(),
             self.certificates.clone(),
+            self.tuning,
             Arc::clone(&self.telemetry),
         );
         serve_pod(name, ip, network, parts).await
@@ -209,7 +214,7 @@ impl World {
             identity: id(account),
             mesh: self.mesh.clone(),
             certificates: self.certificates.clone(),
-            tuning: Tuning::default(),
+            tuning: self.tuning,
             telemetry: Arc::clone(&self.telemetry),
         });
         let listener = TcpListener::bind((fresh_ip(), HBONE_PORT)).await.unwrap();
@@ -225,7 +230,7 @@ pub(super) async fn serve_pod(
     name: &str,
     ip: IpAddr,
     network: &str,
-    (mesh, certificates, telemetry): (Mesh, Certificates, Arc<Telemetry>),
+    (mesh, certificates, tuning, telemetry): (Mesh, Certificates, Tuning, Arc<Telemetry>),
 ) -> Pod {
     let sockets = Arc::new(TestSockets::default());
     sockets.own.lock().unwrap().push(ip);
@@ -241,7 +246,7 @@ pub(super) async fn serve_pod(
         mesh,
         certificates,
         network,
-        tuning: Tuning::default(),
+        tuning,
         telemetry,
     };
     let proxy = PodProxy::new(facts, parts);
