@@ -304,7 +304,7 @@ fn changes(plan: Plan, builder: &mut Builder, publisher: &isthmus::mesh::Publish
             "a change of {what} and its snapshot: p50 {:?}, p99 {:?}, max {:?}",
             at(50),
             at(99),
-            at(100).max(at(99))
+            each.last().copied().unwrap_or_default()
         );
     }
     Ok(())

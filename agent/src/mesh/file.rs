@@ -178,16 +178,13 @@ fn first_claim(text: &str, claim: &Claim) -> Option<Location> {
             return Some(entry.address.referenced);
         }
     }
+    // The first that claims it ends the reading; so does whatever is wrong with an entry before it.
     let mut found = None;
-    // The first that claims it ends the reading; so does whatever is wrong with an entry before, which nobody asks for.
-    let _ = input.workloads(&mut |entry| {
+    let ended = input.workloads(&mut |entry| {
         found = world::place_of_claim(&entry, claim);
-        match found {
-            Some(location) => Err(problem::fault(location, String::new())),
-            None => Ok(()),
-        }
+        found.map_or(Ok(()), |location| Err(problem::fault(location, String::new())))
     });
-    found
+    found.filter(|_| ended.is_err())
 }
 
 /// Is this line the last one with anything on it, or beyond?
