@@ -133,6 +133,7 @@ mod tests {
             verdicts: verdicts(10),
             tunnels: 4,
             connections: 5,
+            ..Survey::default()
         };
         let state = NodeState::from(&survey);
         assert_eq!(state.verdicts, verdicts(5));
