@@ -3,6 +3,8 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`app`] | the composition root: builds every part and hands each what it needs |
+//! | [`check`] | `isthmus check`: is this node fit, and if not, what is to be done |
+//! | [`cleanup`] | `isthmus cleanup`: takes every trace of the agent off the node |
 //! | [`cli`] | the command line and the environment |
 //! | [`operator`] | short commands on a terminal: `pod`, `status`, `ca`, `mesh` |
 //! | [`parent`] | nobody home: holds listeners while the worker restarts |
@@ -18,6 +20,8 @@
 //! | [`drain`] | graceful, deadline, force |
 
 pub mod app;
+pub mod check;
+pub mod cleanup;
 pub mod cli;
 pub mod control;
 pub mod drain;

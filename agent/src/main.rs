@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use isthmus::{
-    app,
+    app, check, cleanup,
     cli::{Cli, Command, own_arguments},
     operator, parent,
 };
@@ -32,6 +32,8 @@ fn main() -> ExitCode {
         }
         Command::Pod(command) => operator::pod(command).map(|()| ExitCode::SUCCESS),
         Command::Status(arguments) => operator::status(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Check(arguments) => check::run(&arguments).map(code),
+        Command::Cleanup(arguments) => cleanup::run(&arguments).map(code),
         Command::Ca(command) => operator::ca(command).map(|()| ExitCode::SUCCESS),
         Command::Mesh(command) => operator::mesh(command).map(|()| ExitCode::SUCCESS),
     };
@@ -40,4 +42,9 @@ fn main() -> ExitCode {
         eprintln!("isthmus: {}", app::chain(error.as_ref()));
         ExitCode::from(CANNOT_START)
     })
+}
+
+/// Exit code of a command that answers yes or no.
+fn code(yes: bool) -> ExitCode {
+    if yes { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
