@@ -113,10 +113,13 @@ impl Scope {
         };
         let (nodes, others): (Vec<_>, Vec<_>) = facts.nodes.into_iter().partition(|pins| pins.is_named(wanted));
         let is_others = matches!(agent, Agent::Runs { node, .. } if node != wanted);
-        let belongs = |record: &Record| !is_others && !others.iter().any(|pins| has(pins, record));
+        // Two names with the same programs may have pinned the same slot: then the record is taken for ours.
+        let is_pinned = |by: &[NodePins], record: &Record| by.iter().any(|pins| has(pins, record));
+        let belongs = |record: &Record| !is_others && (is_pinned(&nodes, record) || !is_pinned(&others, record));
+        let records = facts.records.into_iter().filter(belongs).collect();
         Self {
             nodes,
-            records: facts.records.into_iter().filter(belongs).collect(),
+            records,
             unreadable: facts
                 .unreadable
                 .into_iter()

@@ -80,6 +80,14 @@ fn with_a_name_what_is_pinned_under_another_stays() {
 }
 
 #[test]
+fn a_record_pinned_under_both_names_goes_with_the_one_that_was_named() {
+    let mut facts = facts();
+    facts.nodes = vec![node("new", "g", &[1]), node("old", "g", &[1])];
+    facts.records = vec![record(1, "g")];
+    assert_eq!(slots(&Scope::of(&arguments(Some("old")), &Agent::Dead, facts)), [1]);
+}
+
+#[test]
 fn under_a_running_agent_of_another_name_only_pins_go() {
     let scope = Scope::of(&arguments(Some("old")), &runs("new"), facts());
     assert_eq!(scope.nodes, [node("old", "h", &[2])]);
