@@ -437,7 +437,11 @@ fn pins_and_records_that_do_not_fit_are_told() -> Result {
     look()?.tells("pins", "bad", &["nothing is pinned for demo/neighbour"]);
     fs::remove_file(generation.join("link_connect6"))?;
     look()?.tells("pins", "bad", &["is not whole"]);
-    // An agent mends all of it.
+    let abandoned = agent.node().pins().with_file_name("isthmus_check_4294967295");
+    fs::create_dir(&abandoned)?;
+    look()?.tells("pins", "bad", &["isthmus_check_4294967295", "killed"]);
+    fs::remove_dir(abandoned)?;
+    // An agent mends the rest.
     agent.restart()?;
     let said = look()?;
     said.tells("pins", "warning", &["other node names"]);

@@ -189,6 +189,8 @@ fn half_made_state_goes_as_well() -> Result {
     fs::write(run.join("pods/7.new"), "half")?;
     fs::write(run.join("pods/8.json"), "{")?;
     fs::create_dir(agent.node().pins().join("0123456789abcdef"))?;
+    let abandoned = agent.node().pins().with_file_name("isthmus_check_4294967295");
+    fs::create_dir(&abandoned)?;
     let (code, text) = cleanup(&scene.lab, agent.node(), &[])?;
     assert_eq!(code, Some(0), "{text}");
     assert!(
@@ -196,6 +198,7 @@ fn half_made_state_goes_as_well() -> Result {
         "{text}"
     );
     assert_nothing_is_left(agent.node());
+    assert!(!abandoned.exists());
     for pod in [&scene.client, &scene.neighbour] {
         assert_eq!(traces(pod)?, "", "{}", pod.name());
         assert!(speaks_in_clear(pod, &scene.server)?);
