@@ -5,7 +5,7 @@
 pub mod agent;
 pub mod arguments;
 mod bpffs;
-mod capabilities;
+pub mod capabilities;
 mod cgroup;
 mod hooks;
 mod kernel;

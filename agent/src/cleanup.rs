@@ -24,13 +24,14 @@ use ledger::Ledger;
 use crate::{
     check::{
         agent::Agent,
+        capabilities,
         pins::{Facts, NodePins},
     },
     pods::{
         record::{Record, Records},
         registry::chain,
     },
-    redirect::{Netns, PodRouting, cgroup2, netns, trial, unpin},
+    redirect::{Netns, PodRouting, cgroup2, netns, node::LINKS, policy_routing::RoutingError, trial, unpin},
 };
 
 /// How long a running agent may take to let a pod go.
@@ -48,11 +49,20 @@ pub struct Occupied {
     name: String,
 }
 
+/// Why nothing can be done.
+#[derive(Debug, thiserror::Error)]
+#[error("cleanup needs the agent's capabilities to see what is there and to remove it: run it as root")]
+pub struct Powerless;
+
 /// Removes everything and prints each thing. Answers whether nothing is left.
 pub fn run(arguments: &CleanupArgs) -> Result<bool, Box<dyn Error>> {
+    if !capabilities::suffice(capabilities::effective()) {
+        return Err(Powerless.into());
+    }
     let agent = Agent::behind(&arguments.run_dir);
     let facts = Facts::gather(&arguments.bpffs, &arguments.run_dir);
     let mut ledger = Ledger::new(io::stdout().lock());
+    let closed = facts.closed.clone();
     let scope = Scope::of(arguments, &agent, facts);
     if scope.has_run_directory && agent.runs() {
         if !arguments.force {
@@ -63,6 +73,7 @@ pub fn run(arguments: &CleanupArgs) -> Result<bool, Box<dyn Error>> {
     netns::remember_home()?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(remove(arguments, &scope, &mut ledger));
+    closed.iter().for_each(|why| ledger.failed("what is there", why));
     Ok(ledger.close()?)
 }
 
@@ -146,8 +157,7 @@ async fn remove(arguments: &CleanupArgs, scope: &Scope, ledger: &mut Ledger<impl
     };
     for node in &scope.nodes {
         for (pins, _) in node.pins() {
-            let links = crate::redirect::node::LINKS;
-            links.iter().for_each(|link| unpin_all(&pins.node_link(link), ledger));
+            LINKS.iter().for_each(|link| unpin_all(&pins.node_link(link), ledger));
         }
     }
     let mut kept = BTreeSet::new();
@@ -187,6 +197,8 @@ struct Inside {
     cookie: Option<u64>,
     /// Its record's slot.
     slot: Option<u32>,
+    /// A record or a pin says that it was enrolled.
+    enrolled: bool,
 }
 
 /// Namespaces of remembered pods, of pins without a record, and those asked for.
@@ -199,6 +211,7 @@ fn insides(arguments: &CleanupArgs, scope: &Scope) -> Vec<Inside> {
             path: Some(record.pod.netns.clone()),
             cookie: Some(record.cookie),
             slot: Some(record.slot),
+            enrolled: true,
         })
         .collect();
     let known = |slot: &u32| scope.records.iter().any(|record| record.slot == *slot);
@@ -209,6 +222,7 @@ fn insides(arguments: &CleanupArgs, scope: &Scope) -> Vec<Inside> {
             path: unpin::namespace_of(&pins, slot).and_then(netns::path_of),
             cookie: None,
             slot: None,
+            enrolled: true,
         }));
     }
     found.extend(arguments.pods.iter().map(|path| Inside {
@@ -216,6 +230,7 @@ fn insides(arguments: &CleanupArgs, scope: &Scope) -> Vec<Inside> {
         path: Some(path.clone()),
         cookie: None,
         slot: None,
+        enrolled: false,
     }));
     found
 }
@@ -243,9 +258,9 @@ async fn clear(inside: &Inside, ledger: &mut Ledger<impl Write>) -> bool {
             return false;
         }
     };
-    match clear_namespace(&netns).await {
-        Ok(0) => true,
-        Ok(_) => {
+    match clear_namespace(&netns, inside.enrolled).await {
+        Ok(false) => true,
+        Ok(true) => {
             ledger.removed(what);
             true
         }
@@ -260,14 +275,14 @@ fn is_no_namespace(error: &netns::NetnsError) -> bool {
     matches!(error, netns::NetnsError::Enter { cause, .. } if cause.raw_os_error() == Some(libc::EINVAL))
 }
 
-/// Answers how many rules and routes of ours there were.
-async fn clear_namespace(netns: &Netns) -> Result<usize, crate::redirect::policy_routing::RoutingError> {
+/// Answers whether there was something of ours. In a pod that was enrolled the sysctls are set back in any case.
+async fn clear_namespace(netns: &Netns, enrolled: bool) -> Result<bool, RoutingError> {
     let routing = PodRouting::open(netns)?;
-    let traces = routing.traces().await?;
-    if traces > 0 {
+    let is_ours = enrolled || routing.traces().await? > 0;
+    if is_ours {
         routing.remove(netns).await?;
     }
-    Ok(traces)
+    Ok(is_ours)
 }
 
 /// Cgroups of checks that were killed.

@@ -132,6 +132,23 @@ fn while_an_agent_runs_it_is_refused_and_changes_nothing() -> Result {
 }
 
 #[test]
+fn without_capabilities_it_says_so_instead_of_finding_nothing() -> Result {
+    let lab = Lab::new("cleanup")?;
+    let output = Command::new("setpriv")
+        .args(["--bounding-set=-all", "--inh-caps=-all"])
+        .arg(lab.binary())
+        .args(["cleanup", "--bpffs"])
+        .arg(lab.dir())
+        .arg("--run-dir")
+        .arg(lab.dir())
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("run it as root"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn forced_under_a_running_agent_every_pod_is_let_go_and_stays_free() -> Result {
     let scene = OneNetwork::start("cleanup")?;
     let [agent, _] = &scene.agents;

@@ -1,6 +1,6 @@
 //! Does an agent answer on the socket of the run directory?
 
-use std::{os::unix::net::UnixStream, path::Path, time::Duration};
+use std::{fs, io, os::unix::net::UnixStream, path::Path, time::Duration};
 
 use isthmus_wire::{Request, Response, SOCKET_NAME, ask};
 
@@ -33,11 +33,13 @@ impl Agent {
     /// Asks.
     pub fn behind(run_directory: &Path) -> Self {
         let socket = run_directory.join(SOCKET_NAME);
-        if !socket.exists() {
-            return Self::Absent;
+        match fs::symlink_metadata(&socket) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::Absent,
+            Err(error) => return Self::Deaf(error.to_string()),
+            Ok(_) => {}
         }
         // Held by a parent without a worker, it accepts and is silent.
-        if UnixStream::connect(&socket).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+        if UnixStream::connect(&socket).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
             return Self::Dead;
         }
         match ask(&socket, &Request::Status, PATIENCE) {

@@ -24,7 +24,7 @@ const USEFUL: [(u32, &str, &str); 2] = [
 ];
 
 /// The effective set (proc_pid_status(5), `CapEff`); nothing when it cannot be read.
-pub(super) fn effective() -> u64 {
+pub fn effective() -> u64 {
     fs::read_to_string("/proc/self/status").map_or(0, |status| parse(&status))
 }
 
@@ -35,7 +35,7 @@ fn parse(status: &str) -> u64 {
 }
 
 /// Does the set hold all that is needed?
-pub(super) fn suffice(set: u64) -> bool {
+pub fn suffice(set: u64) -> bool {
     NEEDED.iter().all(|(number, ..)| has(set, *number))
 }
 

@@ -1,7 +1,7 @@
 //! Do pins and records tell the same story, and does somebody serve it?
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -25,6 +25,8 @@ pub struct Facts {
     pub records: Vec<Record>,
     /// Records that cannot, and why.
     pub unreadable: Vec<(PathBuf, String)>,
+    /// Directories that cannot be looked into, and why.
+    pub closed: Vec<String>,
 }
 
 /// What one node name has pinned.
@@ -50,7 +52,13 @@ pub struct Generation {
 impl Facts {
     /// Looks.
     pub fn gather(bpffs: &Path, run_directory: &Path) -> Self {
-        let mut facts = Self::default();
+        let mut facts = Self {
+            closed: [bpffs, &run_directory.join("pods")]
+                .into_iter()
+                .filter_map(closed)
+                .collect(),
+            ..Self::default()
+        };
         for path in directories(bpffs) {
             let name = file_name(&path);
             if trial::is_place(&name) {
@@ -124,6 +132,14 @@ impl NodePins {
     }
 }
 
+/// Why a directory cannot be looked into. One that is not there is empty.
+fn closed(path: &Path) -> Option<String> {
+    match fs::read_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Some(format!("{}: {error}", path.display())),
+        _ => None,
+    }
+}
+
 fn directories(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = entries
@@ -169,6 +185,7 @@ pub(super) fn judge(facts: &Facts, node: Option<&str>, agent: &Agent) -> Vec<Fin
             "`isthmus cleanup` removes it",
         )
     }));
+    findings.extend(facts.closed.iter().map(|error| Finding::closed(Check::Pins, error)));
     if findings.is_empty() {
         findings.push(Finding::good(Check::Pins, summary(facts)));
     }

@@ -49,6 +49,7 @@ fn facts() -> Facts {
         abandoned: vec!["/b/isthmus_check_1".into()],
         records: vec![record(1, "g"), record(2, "h"), record(3, "nowhere")],
         unreadable: vec![("/run/isthmus/pods/4.json".into(), "EOF".into())],
+        closed: Vec::new(),
     }
 }
 
@@ -125,6 +126,7 @@ async fn a_namespace_that_is_gone_is_said_and_is_no_failure() {
         path: Some("/run/netns/isthmus-is-not-here".into()),
         cookie: Some(7),
         slot: Some(1),
+        enrolled: true,
     };
     assert!(clear(&inside, &mut ledger).await);
     assert!(ledger.close().unwrap());

@@ -141,6 +141,20 @@ fn a_record_that_cannot_be_read_and_a_killed_check_are_told() {
 }
 
 #[test]
+fn a_directory_that_cannot_be_looked_into_is_not_taken_for_an_empty_one() {
+    let closed = Facts {
+        closed: vec!["/r/pods: EACCES".into()],
+        ..Facts::default()
+    };
+    let found = only(&closed, &Agent::Absent);
+    assert_eq!((found.level, found.found.as_str()), (Level::Bad, "/r/pods: EACCES"));
+    let file = std::env::temp_dir().join(format!("isthmus-check-closed-{}", std::process::id()));
+    fs::write(&file, "").unwrap();
+    assert_eq!(Facts::gather(&file, &file).closed.len(), 2);
+    fs::remove_file(file).unwrap();
+}
+
+#[test]
 fn directories_are_read_as_the_agent_writes_them() {
     let root = std::env::temp_dir().join(format!("isthmus-check-pins-{}", std::process::id()));
     let (bpffs, run) = (root.join("bpf"), root.join("run"));
