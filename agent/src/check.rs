@@ -74,7 +74,7 @@ async fn look(arguments: &CheckArgs) -> Report {
     ];
     findings.extend(kernel::judge(&trial));
     findings.extend(hooks);
-    findings.extend(pods::judge_hooks(&inside, &programs.claims));
+    findings.extend(pods::judge_hooks(&inside, &programs.pods));
     findings.extend(sysctls::judge(&sysctls::Facts::gather(&inside)));
     findings.extend(limits::judge(limits::Facts::gather(&agent)));
     findings.extend(pins::judge(&pinned, arguments.node.as_deref(), &agent));
@@ -88,20 +88,21 @@ async fn look(arguments: &CheckArgs) -> Report {
 struct Programs {
     names: BTreeMap<u32, String>,
     node: BTreeSet<u32>,
-    claims: BTreeSet<u32>,
+    pods: BTreeSet<u32>,
 }
 
 impl Programs {
     fn gather(pinned: &pins::Facts) -> Self {
-        let (mut node, mut claims) = (BTreeSet::new(), BTreeSet::new());
+        let (mut node, mut pods) = (BTreeSet::new(), BTreeSet::new());
         for (pins, slots) in pinned.nodes.iter().flat_map(pins::NodePins::pins) {
             node.extend(kernel_hooks::pinned(&pins));
-            claims.extend(slots.iter().filter_map(|slot| kernel_hooks::claimed_by(&pins, *slot)));
+            pods.extend(kernel_hooks::guards(&pins));
+            pods.extend(slots.iter().filter_map(|slot| kernel_hooks::claimed_by(&pins, *slot)));
         }
         Self {
             names: kernel_hooks::names(),
             node,
-            claims,
+            pods,
         }
     }
 }

@@ -13,7 +13,7 @@
 
 pub mod cgroup2;
 pub mod ebpf_log;
-mod grace;
+pub mod grace;
 pub mod hooks;
 mod kernel_calls;
 pub mod maps;

@@ -140,11 +140,16 @@ const QUIET: [&str; 16] = [
     "pod-rules",
 ];
 
-/// Names below a directory that a trial would leave.
-fn trials(directory: &Path) -> Vec<String> {
+/// What trials have left below a directory. Another check may be running: its place goes before its process does.
+fn trials(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.starts_with("isthmus_check_")).collect()
+    let is_left = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        name.as_deref()
+            .and_then(|name| name.strip_prefix("isthmus_check_"))
+            .is_some_and(|pid| !Path::new("/proc").join(pid).exists() && path.exists())
+    };
+    entries.map(|entry| entry.path()).filter(is_left).collect()
 }
 
 fn cgroup2() -> Result<PathBuf> {
@@ -187,11 +192,13 @@ fn foreign(lab: &Lab, kind: &str, target: &Path, name: &str) -> Result<Process> 
 fn a_healthy_node_is_fit_and_nothing_of_it_is_changed() -> Result {
     let bare = Bare::new()?;
     let said = bare.check(&[], &[])?;
-    for check in QUIET {
+    // A lab that was killed while it enrolled leaves it on; that is told.
+    let is_on = fs::read_to_string("/sys/kernel/rcu_expedited")?.trim() != "0";
+    for check in QUIET.into_iter().filter(|check| !is_on || *check != "sysctls") {
         said.tells(check, "good", &[]);
     }
     assert_eq!(said.code, Some(0));
-    assert_eq!(trials(&cgroup2()?), Vec::<String>::new());
+    assert_eq!(trials(&cgroup2()?), Vec::<PathBuf>::new());
     let bpffs = bare.node.pins();
     assert!(
         !bpffs.exists() && !bpffs.parent().is_some_and(Path::exists),
@@ -284,7 +291,7 @@ fn what_is_mounted_read_only_is_told_where_it_hurts() -> Result {
     said.tells("sysctls", "bad", &["tcp_fwmark_accept", "read-write"]);
     said.tells("routing", "bad", &["tcp_fwmark_accept", "read-only"]);
     said.tells("guard", "good", &[]);
-    assert_eq!(trials(&cgroup2()?), Vec::<String>::new());
+    assert_eq!(trials(&cgroup2()?), Vec::<PathBuf>::new());
     Ok(())
 }
 
@@ -321,7 +328,7 @@ fn what_others_left_in_a_pod_is_told() -> Result {
     let said = look()?;
     said.tells("pod-rules", "good", &["1 pods"]);
     said.tells("pod-hooks", "good", &["1 pods"]);
-    said.tells("sysctls", "good", &[]);
+    assert!(!said.text("sysctls").contains("ip_local_port_range"));
 
     pod.netns().sysctl(&[("ipv4/ip_local_port_range", "40000 40100")])?;
     look()?.tells("sysctls", "warning", &[&path, "40000 40100"]);
@@ -329,6 +336,12 @@ fn what_others_left_in_a_pod_is_told() -> Result {
     let claim = foreign(&bare.lab, "lookup", &pod.netns().path(), "strange_lookup")?;
     look()?.tells("pod-hooks", "warning", &[&path, "strange_lookup"]);
     drop(claim);
+    let egress = pod.python(FOREIGN, &["egress", "eth0", "strange_egress"])?;
+    egress
+        .output()
+        .wait_from(0, SOON, |line| line.get("attached").is_some())?;
+    look()?.tells("pod-hooks", "warning", &[&path, "strange_egress", "on eth0"]);
+    drop(egress);
 
     pod.netns()
         .ip("rule add fwmark 0x111/0xfff lookup 100 priority 32764\n")?;

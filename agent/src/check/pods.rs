@@ -33,6 +33,8 @@ pub(super) struct Pod {
     pub(super) closed: Option<String>,
     /// `sk_lookup` programs: id and name.
     pub(super) lookups: Vec<(u32, String)>,
+    /// tcx programs on the egress of its links: the link, id and name.
+    pub(super) egress: Vec<(String, u32, String)>,
     /// Rules by mark.
     pub(super) rules: Vec<MarkRule>,
     /// nftables chains, as `TABLE CHAIN`.
@@ -74,6 +76,11 @@ impl Pod {
         let named = |id: u32| (id, names.get(&id).cloned().unwrap_or_default());
         self.lookups = lookups.into_iter().map(named).collect();
         let routing = PodRouting::open(netns).map_err(|error| crate::pods::registry::chain(&error))?;
+        let interior = routing
+            .interior()
+            .await
+            .map_err(|error| crate::pods::registry::chain(&error))?;
+        self.egress = hooks::egress(netns, &interior.links).map_err(|error| format!("tcx: {error}"))?;
         self.rules = routing
             .mark_rules()
             .await
@@ -126,34 +133,48 @@ fn rules_of(pod: &Pod) -> Option<Finding> {
 
 /// Judges programs of others in pods. `ours` are ids of programs the agent has pinned.
 pub(super) fn judge_hooks(pods: &[Pod], ours: &BTreeSet<u32>) -> Vec<Finding> {
-    let foreign = |pod: &Pod| {
-        let found: Vec<String> = pod
-            .lookups
-            .iter()
-            .filter(|(id, _)| !ours.contains(id))
-            .map(|(id, name)| format!("{name} (id {id})"))
-            .collect();
-        (!found.is_empty()).then(|| (pod.name.clone(), found.join(", ")))
-    };
-    let mut findings: Vec<_> = pods.iter().filter_map(foreign).map(hook_finding).collect();
+    let mut findings: Vec<_> = pods.iter().flat_map(|pod| hooks_of(pod, ours)).collect();
     if findings.is_empty() {
         findings.push(Finding::good(
             Check::PodHooks,
-            format!("no sk_lookup program of others in {} pods looked into", pods.len()),
+            format!(
+                "no sk_lookup and no tcx program of others in {} pods looked into",
+                pods.len()
+            ),
         ));
     }
     findings
 }
 
-fn hook_finding((pod, found): (String, String)) -> Finding {
-    Finding::warning(
-        Check::PodHooks,
-        format!("pod {pod}: sk_lookup {found}"),
-        "all sk_lookup programs of a namespace run, and one that chooses a socket wins over one that lets pass: SYNs meant for \
-         the agent may go to another socket, or be dropped",
-        "find its owner (`bpftool net`, `bpftool prog show id N`); if it is an agent's that is gone, `isthmus cleanup` with \
-         the --bpffs and --node it was pinned with",
-    )
+fn hooks_of(pod: &Pod, ours: &BTreeSet<u32>) -> Vec<Finding> {
+    let fix = "find its owner (`bpftool net`, `bpftool prog show id N`); if it is an agent's that is gone, `isthmus cleanup` with \
+               the --bpffs and --node it was pinned with";
+    let lookups = pod.lookups.iter().filter(|(id, _)| !ours.contains(id));
+    let lookups: Vec<String> = lookups.map(|(id, name)| format!("{name} (id {id})")).collect();
+    let egress = pod.egress.iter().filter(|(_, id, _)| !ours.contains(id));
+    let egress: Vec<String> = egress
+        .map(|(link, id, name)| format!("{name} (id {id}) on {link}"))
+        .collect();
+    let mut findings = Vec::new();
+    if !lookups.is_empty() {
+        findings.push(Finding::warning(
+            Check::PodHooks,
+            format!("pod {}: sk_lookup {}", pod.name, lookups.join(", ")),
+            "all sk_lookup programs of a namespace run, and one that chooses a socket wins over one that lets pass: SYNs meant \
+             for the agent may go to another socket, or be dropped",
+            fix,
+        ));
+    }
+    if !egress.is_empty() {
+        findings.push(Finding::warning(
+            Check::PodHooks,
+            format!("pod {}: tcx {}", pod.name, egress.join(", ")),
+            "what runs before the guard may send packets on without it; the guard takes the first place when the pod is \
+             enrolled, and one attached later may come before it",
+            fix,
+        ));
+    }
+    findings
 }
 
 #[cfg(test)]
@@ -165,6 +186,7 @@ mod tests {
         Pod {
             name: "demo/a".into(),
             lookups: vec![(5, "claim".into())],
+            egress: vec![("eth0".into(), 6, "guard_ether".into())],
             rules: vec![MarkRule {
                 mark: 0x4953_0001,
                 mask: u32::MAX,
@@ -179,7 +201,7 @@ mod tests {
     #[test]
     fn a_pod_with_our_own_things_is_good() {
         assert_eq!(judge_rules(&[pod()])[0].level, Level::Good);
-        assert_eq!(judge_hooks(&[pod()], &BTreeSet::from([5]))[0].level, Level::Good);
+        assert_eq!(judge_hooks(&[pod()], &BTreeSet::from([5, 6]))[0].level, Level::Good);
         assert_eq!(judge_rules(&[])[0].level, Level::Good);
     }
 
@@ -218,9 +240,16 @@ mod tests {
 
     #[test]
     fn a_lookup_of_somebody_else_is_a_warning() {
-        let found = judge_hooks(&[pod()], &BTreeSet::new());
-        assert_eq!(found[0].level, Level::Warning);
+        let found = judge_hooks(&[pod()], &BTreeSet::from([6]));
+        assert_eq!((found.len(), found[0].level), (1, Level::Warning));
         assert!(found[0].found.contains("claim (id 5)"));
+    }
+
+    #[test]
+    fn a_program_of_somebody_else_on_the_way_out_is_a_warning() {
+        let found = judge_hooks(&[pod()], &BTreeSet::from([5]));
+        assert_eq!((found.len(), found[0].level), (1, Level::Warning));
+        assert!(found[0].found.contains("guard_ether (id 6) on eth0"));
     }
 
     #[test]

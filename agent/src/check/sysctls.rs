@@ -13,6 +13,7 @@ use super::{
     pods::Pod,
     report::{Check, Finding},
 };
+use crate::redirect::grace;
 
 /// One of those the agent sets in every pod; they are all under the same mount.
 const IN_PODS: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
@@ -33,6 +34,8 @@ pub(super) struct Facts {
     pub(super) jit: Option<u32>,
     /// Whether grace periods can be expedited, or why not.
     pub(super) expedite: Result<(), String>,
+    /// They are expedited all the time.
+    pub(super) stays_short: bool,
     /// Pods whose ports are looked at: name, first and last port.
     pub(super) ports: Vec<(String, u16, u16)>,
 }
@@ -44,6 +47,7 @@ impl Facts {
             settable: writable(Path::new(IN_PODS)),
             jit: fs::read_to_string(JIT).ok().and_then(|text| text.trim().parse().ok()),
             expedite: writable(Path::new(EXPEDITE)),
+            stays_short: grace::stays_short(),
             ports: pods
                 .iter()
                 .filter_map(|pod| pod.ports.map(|(first, last)| (pod.name.clone(), first, last)))
@@ -96,6 +100,15 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
             "mount /sys read-write for the agent (in Kubernetes hostPath /sys, or privileged: true)",
         ));
     }
+    if facts.stays_short {
+        findings.push(Finding::warning(
+            Check::Sysctls,
+            format!("{EXPEDITE} is on"),
+            "all grace periods of the kernel are short, which costs every processor interrupts; an agent that was killed while it \
+             enrolled a pod leaves it so",
+            "unless somebody set it on purpose: echo 0 > /sys/kernel/rcu_expedited",
+        ));
+    }
     for (pod, first, last) in &facts.ports {
         findings.extend(judge_ports(pod, *first, *last));
     }
@@ -137,6 +150,7 @@ mod tests {
             settable: Ok(()),
             jit: Some(1),
             expedite: Ok(()),
+            stays_short: false,
             ports: vec![("demo/a".into(), 32_768, 60_999)],
         }
     }
@@ -168,6 +182,16 @@ mod tests {
             ..good()
         });
         assert_eq!((late.level, late.found.as_str()), (Level::Warning, "EACCES"));
+    }
+
+    #[test]
+    fn a_switch_that_was_left_on_is_told() {
+        let left = only(&Facts {
+            stays_short: true,
+            ..good()
+        });
+        assert_eq!(left.level, Level::Warning);
+        assert!(left.fix.contains("echo 0 > /sys/kernel/rcu_expedited"));
     }
 
     #[test]

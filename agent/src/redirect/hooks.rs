@@ -8,7 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Netns, Pins, kernel_calls, node::LINKS};
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
+
+use super::{
+    Netns, Pins, kernel_calls,
+    node::{GUARDS, LINKS},
+    policy_routing::Link,
+};
 
 /// linux/bpf.h, `enum bpf_attach_type`.
 const BPF_SK_LOOKUP: u32 = 36;
@@ -125,6 +131,22 @@ pub fn lookups(netns: &Netns) -> io::Result<Vec<u32>> {
     Ok(kernel_calls::occupied(netns.as_fd(), BPF_SK_LOOKUP)?.programs)
 }
 
+/// Programs on the egress of these links of a namespace, by tcx: the link's name, and the program's id and name.
+pub fn egress(netns: &Netns, links: &[Link]) -> io::Result<Vec<(String, u32, String)>> {
+    netns.run(|| {
+        let mut found = Vec::new();
+        for link in links {
+            let (_, programs) =
+                SchedClassifier::query_tcx(&link.name, TcAttachType::Egress).map_err(io::Error::other)?;
+            found.extend(programs.iter().map(|program| {
+                let name = String::from_utf8_lossy(program.name()).into_owned();
+                (link.name.clone(), program.id(), name)
+            }));
+        }
+        Ok(found)
+    })?
+}
+
 /// Names of all programs of the kernel, at most 15 bytes each, by id.
 pub fn names() -> BTreeMap<u32, String> {
     aya::programs::loaded_programs()
@@ -138,6 +160,14 @@ pub fn pinned(pins: &Pins) -> Vec<u32> {
     LINKS
         .iter()
         .filter_map(|link| Some(kernel_calls::inspect(&pins.node_link(link)).ok()?.program_id))
+        .collect()
+}
+
+/// Ids of the guards of one generation.
+pub fn guards(pins: &Pins) -> Vec<u32> {
+    GUARDS
+        .iter()
+        .filter_map(|guard| Some(ProgramInfo::from_pin(pins.program(guard)).ok()?.id()))
         .collect()
 }
 
