@@ -1,8 +1,6 @@
-//! The command line and the environment, read once.
-//!
-//! Where a variable of ztunnel means the same, it is the variable here too (wire-facts §9.5).
+//! The command line. What serves has its flags and variables in [`crate::config`].
 
-use std::{ffi::OsString, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -21,12 +19,17 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve the pods of this node. Ends on SIGTERM; pods stay guarded.
-    Run(RunArgs),
+    Run(ServeArgs),
+    /// The same as `run`, for those who know ztunnel's command line.
+    #[command(hide = true)]
+    Proxy(ProxyArgs),
     /// Started by `run`; serves until it ends.
     #[command(hide = true)]
     Worker(WorkerArgs),
     /// Serve as the east-west gateway of a network.
-    Gateway(GatewayArgs),
+    Gateway(ServeArgs),
+    /// Say which version this is.
+    Version,
     /// Enrol or release a pod of this node.
     #[command(subcommand)]
     Pod(PodCommand),
@@ -44,93 +47,49 @@ pub enum Command {
     Mesh(MeshCommand),
 }
 
-/// How logs are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people.
-    Plain,
-    /// A JSON object a line.
-    Json,
+/// The rest of the line, which [`crate::config`] understands.
+#[derive(Clone, Debug, Args)]
+#[command(disable_help_flag = true, disable_version_flag = true)]
+pub struct ServeArgs {
+    /// Flags, as `isthmus run --help` lists them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
+    pub arguments: Vec<OsString>,
 }
 
-/// What every serving command takes.
+/// `isthmus proxy`, which is `run` for those who know ztunnel's command line.
 #[derive(Clone, Debug, Args)]
-pub struct MeshArgs {
-    /// Network this node is on.
-    #[arg(long, env = "NETWORK", default_value = "")]
-    pub network: String,
-    /// Mesh file: workloads, services, policies, gateways. Reloaded when it changes.
-    #[arg(long, env = "LOCAL_XDS_PATH")]
-    pub mesh: PathBuf,
-    /// Directory of the embedded CA. Its keys lie on disk: for tests and demonstrations only.
-    #[arg(long, env = "ISTHMUS_EMBEDDED_CA")]
-    pub embedded_ca: PathBuf,
-    /// How long open connections may go on after SIGTERM.
-    #[arg(long, env = "CONNECTION_TERMINATION_DEADLINE", default_value = "5s", value_parser = duration)]
-    pub drain_deadline: Duration,
-    /// How logs are written, to standard error. `RUST_LOG` says which.
-    #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "plain", ignore_case = true)]
-    pub log_format: LogFormat,
+#[command(disable_help_flag = true, disable_version_flag = true)]
+pub struct ProxyArgs {
+    /// A name, perhaps, and flags.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "NAME")]
+    arguments: Vec<OsString>,
 }
 
-/// `isthmus run`.
-#[derive(Clone, Debug, Args)]
-pub struct RunArgs {
-    /// Node name; names the directory of pins.
-    #[arg(long, env = "NODE_NAME")]
-    pub node: String,
-    /// Mesh, certificates, logs.
-    #[command(flatten)]
-    pub mesh: MeshArgs,
-    /// Directory of the agent's socket and records. Must not survive a reboot.
-    #[arg(long, env = "ISTHMUS_RUN_DIR", default_value = "/run/isthmus")]
-    pub run_dir: PathBuf,
-    /// Where to pin, on a BPF file system.
-    #[arg(long, env = "ISTHMUS_BPFFS", default_value = "/sys/fs/bpf/isthmus")]
-    pub bpffs: PathBuf,
-    /// Root of the cgroup2 hierarchy of the node; found in the mount table when not given.
-    #[arg(long, env = "ISTHMUS_CGROUP")]
-    pub cgroup: Option<PathBuf>,
-    /// Network namespace of the node: connections made there are probes.
-    #[arg(long, env = "ISTHMUS_NODE_NETNS", default_value = "/proc/1/ns/net")]
-    pub node_netns: PathBuf,
-    /// Threads that serve pods; a quarter of the cores when not given.
-    #[arg(long, env = "ZTUNNEL_WORKER_THREADS")]
-    pub threads: Option<NonZeroUsize>,
-    /// How long connections of a released pod may go on.
-    #[arg(long, env = "ISTHMUS_RELEASE_DEADLINE", default_value = "10m", value_parser = duration)]
-    pub release_deadline: Duration,
-    /// Let the eBPF programs log what they decide (target `isthmus_ebpf`). Programs already attached keep quiet.
-    #[arg(long, env = "ISTHMUS_EBPF_LOG")]
-    pub ebpf_log: bool,
+impl ProxyArgs {
+    /// The flags behind the name, which nobody needs.
+    #[must_use]
+    pub fn flags(mut self) -> Vec<OsString> {
+        let named = self
+            .arguments
+            .first()
+            .is_some_and(|first| !first.to_string_lossy().starts_with('-'));
+        if named {
+            self.arguments.remove(0);
+        }
+        self.arguments
+    }
 }
 
 /// `isthmus worker`.
 #[derive(Clone, Debug, Args)]
+#[command(disable_help_flag = true, disable_version_flag = true)]
 pub struct WorkerArgs {
-    /// As given to `run`.
-    #[command(flatten)]
-    pub run: RunArgs,
     /// How often a worker was started before this one.
     #[arg(long, default_value_t = 0)]
     pub restarts: u64,
-}
-
-/// `isthmus gateway`.
-#[derive(Clone, Debug, Args)]
-pub struct GatewayArgs {
-    /// Mesh, certificates, logs.
-    #[command(flatten)]
-    pub mesh: MeshArgs,
-    /// Identity as NAMESPACE/SERVICE-ACCOUNT.
-    #[arg(long)]
-    pub identity: String,
-    /// Trust domain of the identity.
-    #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
-    pub trust_domain: String,
-    /// Where to listen for tunnels of other networks.
-    #[arg(long, default_value = "[::]:15008")]
-    pub listen: SocketAddr,
+    /// As given to `run`, after `--`.
+    #[arg(last = true)]
+    pub arguments: Vec<OsString>,
 }
 
 /// `isthmus pod`.
@@ -252,31 +211,6 @@ pub enum MeshCommand {
     },
 }
 
-/// The arguments after the verb, for handing them to the worker.
-pub fn own_arguments() -> Vec<OsString> {
-    std::env::args_os().skip(2).collect()
-}
-
-/// `250ms`, `5s`, `10m`, `1h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let unit = text
-        .find(|c: char| !c.is_ascii_digit())
-        .ok_or("a number and a unit are wanted, such as 5s")?;
-    let (number, unit) = text.split_at(unit);
-    let number: u64 = number.parse().map_err(|error| format!("{text}: {error}"))?;
-    let scale = match unit {
-        "ms" => return Ok(Duration::from_millis(number)),
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err(format!("{text}: the unit must be ms, s, m or h")),
-    };
-    number
-        .checked_mul(scale)
-        .map(Duration::from_secs)
-        .ok_or_else(|| format!("{text} is too long"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,11 +222,37 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_units() {
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for wrong in ["5", "s", "5 s", "-1s", "5d", "99999999999999999999s", ""] {
-            assert!(duration(wrong).is_err(), "{wrong}");
+    fn serving_commands_leave_their_flags_to_the_configuration() {
+        let parsed = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap().command;
+        for line in [
+            "isthmus run --node a -o json --help",
+            "isthmus gateway --node a -o json --help",
+        ] {
+            let (Command::Run(ServeArgs { arguments }) | Command::Gateway(ServeArgs { arguments })) = parsed(line)
+            else {
+                panic!("{line}");
+            };
+            assert_eq!(arguments, ["--node", "a", "-o", "json", "--help"]);
+        }
+        let Command::Worker(worker) = parsed("isthmus worker --restarts 3 -- --node a --restarts 4") else {
+            panic!("a worker");
+        };
+        assert_eq!(worker.restarts, 3);
+        assert_eq!(worker.arguments, ["--node", "a", "--restarts", "4"]);
+    }
+
+    #[test]
+    fn proxy_is_run_and_its_name_is_left_out() {
+        for (line, flags) in [
+            ("isthmus proxy", &[][..]),
+            ("isthmus proxy ztunnel", &[]),
+            ("isthmus proxy ztunnel --node a", &["--node", "a"]),
+            ("isthmus proxy --node a", &["--node", "a"]),
+        ] {
+            let Command::Proxy(proxy) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+                panic!("{line}");
+            };
+            assert_eq!(proxy.flags(), flags, "{line}");
         }
     }
 }

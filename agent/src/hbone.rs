@@ -15,11 +15,13 @@ pub mod server;
 mod settings;
 mod stream;
 mod traceparent;
+mod turn;
 
 pub use baggage::{Baggage, BaggageError};
 pub use forwarded::{Forwarded, ForwardedError};
 pub use read_ahead::ReadAhead;
 pub use request::{ConnectRequest, HeadError};
+pub use settings::{MOST_STREAMS, Settings};
 pub use stream::{RecvHalf, SendHalf, Stream, StreamError, StreamIo};
 pub use traceparent::{Traceparent, TraceparentError};
 

@@ -5,7 +5,8 @@
 //! | [`app`] | the composition root: builds every part and hands each what it needs |
 //! | [`check`] | `isthmus check`: is this node fit, and if not, what is to be done |
 //! | [`cleanup`] | `isthmus cleanup`: takes every trace of the agent off the node |
-//! | [`cli`] | the command line and the environment |
+//! | [`cli`] | the command line |
+//! | [`config`] | flags and variables of what serves, checked as a whole |
 //! | [`operator`] | short commands on a terminal: `pod`, `status`, `ca`, `mesh` |
 //! | [`parent`] | nobody home: holds listeners while the worker restarts |
 //! | [`control`] | the unix socket on which pods are enrolled and state is read |
@@ -23,6 +24,7 @@ pub mod app;
 pub mod check;
 pub mod cleanup;
 pub mod cli;
+pub mod config;
 pub mod control;
 pub mod drain;
 pub mod hbone;

@@ -1,12 +1,20 @@
 //! The `isthmus` binary: arguments in, exit code out.
 
-use std::process::ExitCode;
+use std::{
+    env,
+    error::Error,
+    ffi::OsString,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser as _;
 use isthmus::{
     app, check, cleanup,
-    cli::{Cli, Command, own_arguments},
-    operator, parent,
+    cli::{Cli, Command},
+    config::{GatewayConfig, Mistakes, NodeConfig, Order},
+    operator,
+    parent::{self, Worker},
 };
 
 /// Returns freed memory to the kernel, and can be asked what holds it.
@@ -17,25 +25,23 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const CANNOT_START: u8 = 2;
 
 fn main() -> ExitCode {
-    let outcome: Result<ExitCode, Box<dyn std::error::Error>> = match Cli::parse().command {
-        Command::Run(arguments) => {
-            app::start_log(arguments.mesh.log_format);
-            parent::run(&own_arguments()).map_err(Into::into)
-        }
-        Command::Worker(arguments) => {
-            app::start_log(arguments.run.mesh.log_format);
-            app::worker(arguments).map(|()| ExitCode::SUCCESS).map_err(Into::into)
-        }
-        Command::Gateway(arguments) => {
-            app::start_log(arguments.mesh.log_format);
-            app::gateway(arguments).map(|()| ExitCode::SUCCESS).map_err(Into::into)
-        }
-        Command::Pod(command) => operator::pod(command).map(|()| ExitCode::SUCCESS),
-        Command::Status(arguments) => operator::status(&arguments).map(|()| ExitCode::SUCCESS),
+    let outcome = match Cli::parse().command {
+        Command::Run(serve) => run(serve.arguments),
+        Command::Proxy(proxy) => run(proxy.flags()),
+        Command::Worker(worker) => ordered(NodeConfig::read(worker.arguments, env::vars_os()), |config| {
+            app::worker(config, worker.restarts)?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Gateway(serve) => ordered(GatewayConfig::read(serve.arguments, env::vars_os()), |config| {
+            Ok(app::gateway(config)?)
+        }),
+        Command::Version => say(&format!("isthmus {}", env!("CARGO_PKG_VERSION"))),
+        Command::Pod(command) => done(operator::pod(command)),
+        Command::Status(arguments) => done(operator::status(&arguments)),
         Command::Check(arguments) => check::run(&arguments).map(code),
         Command::Cleanup(arguments) => cleanup::run(&arguments).map(code),
-        Command::Ca(command) => operator::ca(command).map(|()| ExitCode::SUCCESS),
-        Command::Mesh(command) => operator::mesh(command).map(|()| ExitCode::SUCCESS),
+        Command::Ca(command) => done(operator::ca(command)),
+        Command::Mesh(command) => done(operator::mesh(command)),
     };
     outcome.unwrap_or_else(|error| {
         tracing::error!(error = app::chain(error.as_ref()), "cannot go on");
@@ -47,4 +53,45 @@ fn main() -> ExitCode {
 /// Exit code of a command that answers yes or no.
 fn code(yes: bool) -> ExitCode {
     if yes { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(arguments: Vec<OsString>) -> Result<ExitCode, Box<dyn Error>> {
+    ordered(NodeConfig::read(arguments.clone(), env::vars_os()), |config| {
+        app::start_log(&config.common.log)?;
+        config.common.say_notes();
+        let worker = Worker {
+            arguments,
+            drain_deadline: config.common.drain_deadline,
+        };
+        Ok(parent::run(&worker)?)
+    })
+}
+
+/// Serves, or says what was asked for, or lists the mistakes.
+fn ordered<C>(
+    read: Result<Order<C>, Mistakes>,
+    serve: impl FnOnce(C) -> Result<ExitCode, Box<dyn Error>>,
+) -> Result<ExitCode, Box<dyn Error>> {
+    match read {
+        Ok(Order::Serve(config)) => serve(*config),
+        Ok(Order::Say(text)) => say(&text),
+        Err(mistakes) => {
+            for mistake in mistakes.iter() {
+                eprintln!("isthmus: {mistake}");
+            }
+            Ok(ExitCode::from(CANNOT_START))
+        }
+    }
+}
+
+/// Whoever reads may go away in the middle.
+fn say(text: &str) -> Result<ExitCode, Box<dyn Error>> {
+    match writeln!(io::stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn done(outcome: Result<(), Box<dyn Error>>) -> Result<ExitCode, Box<dyn Error>> {
+    outcome.map(|()| ExitCode::SUCCESS)
 }

@@ -13,6 +13,7 @@
 //! | [`mod@file`] | the mesh file |
 //! | [`gateway`] | what an east-west gateway does with a CONNECT |
 //! | [`inbound`] | whether a CONNECT is for this pod, and for which port |
+//! | [`members`] | which addresses belong to the mesh |
 //! | [`policy`] | authorisation policies and their verdict |
 //! | [`route`] | where an outbound connection goes |
 //! | [`service`] | services, their ports and balancing |
@@ -26,16 +27,23 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 pub mod address;
+pub mod addresses;
 pub mod authority;
 pub mod builder;
+pub mod draft;
 pub mod draw;
 pub mod file;
 pub mod gateway;
 pub mod inbound;
+mod index;
+mod interner;
+pub mod members;
 pub mod policy;
 pub mod route;
 pub mod service;
+mod slab;
 pub mod snapshot;
+mod tag;
 pub mod watch;
 pub mod waypoint;
 pub mod workload;
@@ -46,6 +54,7 @@ mod fixture;
 pub use address::{GatewayAddress, GatewayDestination, NetworkAddress, ServiceKey};
 pub use authority::Authority;
 pub use builder::Builder;
+pub use draft::Draft;
 pub use policy::Policy;
 pub use service::Service;
 pub use snapshot::Snapshot;

@@ -1,15 +1,17 @@
 //! Nobody home: a small process that outlives its worker.
 //!
 //! `isthmus run` is this parent. It holds the listening sockets, so that SYNs queue while no worker lives, starts the
-//! worker again when it ends, passes signals on, and does nothing else: no runtime, no threads, no parsing of anything
-//! but the worker's own short notes. The worker talks to it over its standard input, a `SOCK_SEQPACKET` pair; a note
+//! worker again when it ends, passes signals on, kills a worker that does not end in time, and does nothing else: no
+//! runtime, no threads, no parsing of anything but the worker's own short notes. The worker talks to it over its standard input, a `SOCK_SEQPACKET` pair; a note
 //! may carry one descriptor (`SCM_RIGHTS`).
 
+mod ending;
 pub mod keeper;
 pub mod note;
 
 use std::{
     collections::HashMap,
+    env,
     ffi::OsString,
     io,
     os::fd::{AsFd as _, OwnedFd},
@@ -28,7 +30,17 @@ use nix::{
     unistd::Pid,
 };
 
+pub(crate) use ending::CUT_SHORT;
+use ending::{Ending, MARGIN};
 use note::{Note, receive, send};
+
+/// How the worker's memory allocator behaves. Freed pages return to the kernel after a second, because a node agent's
+/// memory is the pods' otherwise; two arenas serve a handful of threads; heap profiles can be asked for at run time and
+/// cost nothing until then.
+const MALLOC: (&str, &str) = (
+    "_RJEM_MALLOC_CONF",
+    "background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,narenas:2,prof:true,prof_active:false,lg_prof_sample:19",
+);
 
 /// A worker that ends sooner than this after its start is started again with growing delay.
 const STEADY: Duration = Duration::from_secs(10);
@@ -51,8 +63,23 @@ fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> ParentErr
     }
 }
 
-/// Runs until told to stop, or until a worker cannot be started at all. `arguments` are the worker's.
-pub fn run(arguments: &[OsString]) -> Result<ExitCode, ParentError> {
+/// What the parent starts.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// The worker's flags.
+    pub arguments: Vec<OsString>,
+    /// How long it may take to end when it is told to.
+    pub drain_deadline: Duration,
+}
+
+/// Runs until told to stop, or until a worker cannot be started at all.
+///
+/// The exit code is the worker's last one; 3 when it had to be killed because it did not end in time, 4 when a second
+/// signal killed it.
+///
+/// # Errors
+/// When the kernel refuses what this needs.
+pub fn run(worker: &Worker) -> Result<ExitCode, ParentError> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
         signals.add(signal);
@@ -61,17 +88,17 @@ pub fn run(arguments: &[OsString]) -> Result<ExitCode, ParentError> {
     let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(failed("opening a signal descriptor"))?;
     let mut parent = Parent {
-        arguments,
+        worker,
         held: HashMap::new(),
         restarts: 0,
         was_ready: false,
+        ending: Ending::Serving,
     };
-    let mut ending = false;
     loop {
         let started = Instant::now();
         let (mut worker, link) = parent.start()?;
-        let code = parent.attend(&mut worker, &link, &signal_fd, &mut ending)?;
-        if ending {
+        let code = parent.attend(&mut worker, &link, &signal_fd)?;
+        if parent.ending != Ending::Serving {
             return Ok(code);
         }
         if !parent.was_ready {
@@ -92,21 +119,25 @@ pub fn run(arguments: &[OsString]) -> Result<ExitCode, ParentError> {
 }
 
 struct Parent<'a> {
-    arguments: &'a [OsString],
+    worker: &'a Worker,
     held: HashMap<String, OwnedFd>,
     restarts: u64,
     was_ready: bool,
+    ending: Ending,
 }
 
 impl Parent<'_> {
     fn start(&self) -> Result<(Child, OwnedFd), ParentError> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(failed("making a socket pair"))?;
-        let child = Command::new("/proc/self/exe")
-            .arg("worker")
-            .args(self.arguments)
-            .arg("--restarts")
-            .arg(self.restarts.to_string())
+        let mut command = Command::new("/proc/self/exe");
+        let (name, value) = MALLOC;
+        if env::var_os(name).is_none() {
+            command.env(name, value);
+        }
+        let child = command
+            .args(["worker", "--restarts", &self.restarts.to_string(), "--"])
+            .args(&self.worker.arguments)
             .stdin(Stdio::from(theirs))
             .spawn()
             .map_err(failed("starting the worker"))?;
@@ -114,20 +145,14 @@ impl Parent<'_> {
     }
 
     /// Serves one worker until it has ended.
-    fn attend(
-        &mut self,
-        worker: &mut Child,
-        link: &OwnedFd,
-        signals: &SignalFd,
-        ending: &mut bool,
-    ) -> Result<ExitCode, ParentError> {
+    fn attend(&mut self, worker: &mut Child, link: &OwnedFd, signals: &SignalFd) -> Result<ExitCode, ParentError> {
         let mut listening = true;
         loop {
             let mut events = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
             if listening {
                 events.push(PollFd::new(link.as_fd(), PollFlags::POLLIN));
             }
-            match poll(&mut events, PollTimeout::NONE) {
+            match poll(&mut events, timeout(self.ending.left(Instant::now()))) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(failed("waiting for the worker")(error)),
             }
@@ -143,25 +168,22 @@ impl Parent<'_> {
                 if number == Signal::SIGCHLD as i32 {
                     continue;
                 }
-                let pid = Pid::from_raw(
-                    i32::try_from(worker.id())
-                        .map_err(io::Error::other)
-                        .map_err(failed("naming the worker"))?,
-                );
-                // The first one drains, the second one insists.
-                let passed = if *ending { Signal::SIGKILL } else { Signal::SIGTERM };
-                *ending = true;
-                if let Err(error) = kill(pid, passed) {
-                    tracing::debug!(%error, "the worker has ended already");
-                }
+                let passed = self.ending.asked(Instant::now(), self.worker.drain_deadline);
+                pass_on(worker, passed);
+                // Nobody will take what still comes: refused at once it is better off than after the drain.
+                self.held.clear();
             }
             if let Some(status) = worker.try_wait().map_err(failed("waiting for the worker"))? {
                 while listening {
                     listening = self.note(link);
                 }
-                let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
                 tracing::info!(%status, "worker ended");
-                return Ok(ExitCode::from(code));
+                return Ok(ExitCode::from(self.ending.code(status)));
+            }
+            if self.ending.is_overdue(Instant::now()) {
+                let deadline = self.worker.drain_deadline;
+                tracing::error!(?deadline, margin = ?MARGIN, "the worker does not end; it is killed, its connections are cut");
+                pass_on(worker, Signal::SIGKILL);
             }
         }
     }
@@ -171,7 +193,9 @@ impl Parent<'_> {
         match receive(link.as_fd()) {
             Ok(Some((Note::Hello, _))) => self.hand_over(link),
             Ok(Some((Note::Hold { name }, Some(socket)))) => {
-                self.held.insert(name, socket);
+                if self.ending == Ending::Serving {
+                    self.held.insert(name, socket);
+                }
                 true
             }
             Ok(Some((Note::Drop { prefix }, _))) => {
@@ -208,6 +232,21 @@ impl Parent<'_> {
     }
 }
 
+/// To the millisecond, and never less than what is left.
+fn timeout(left: Option<Duration>) -> PollTimeout {
+    match left {
+        Some(left) => PollTimeout::try_from(left.saturating_add(Duration::from_millis(1))).unwrap_or(PollTimeout::MAX),
+        None => PollTimeout::NONE,
+    }
+}
+
+fn pass_on(worker: &Child, signal: Signal) {
+    let pid = i32::try_from(worker.id()).map_err(|_| Errno::ESRCH);
+    if let Err(error) = pid.and_then(|pid| kill(Pid::from_raw(pid), signal)) {
+        tracing::debug!(%error, "the worker has ended already");
+    }
+}
+
 /// None for the first end of a steady worker, then 50 ms doubling.
 fn back_off(restarts: u64, lived: Duration) -> Duration {
     if lived > STEADY || restarts <= 1 {
@@ -232,8 +271,10 @@ fn pause(signals: &SignalFd, delay: Duration) -> Result<bool, ParentError> {
         if left.is_zero() {
             return Ok(false);
         }
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], timeout) {
+        match poll(
+            &mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)],
+            timeout(Some(left)),
+        ) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(failed("waiting")(error)),
         }

@@ -16,6 +16,7 @@
 //! | `descriptors` | the budget of descriptors |
 //! | `close` | why a connection ended |
 //! | `access_log` | one line per connection |
+//! | `tuning` | numbers that an operator may change |
 //! | `sockets` | the seam to a pod's network namespace |
 
 mod accept;
@@ -32,6 +33,7 @@ mod pool;
 mod relay;
 pub mod sockets;
 mod terminate;
+mod tuning;
 mod tunnel_socket;
 
 use std::{
@@ -48,6 +50,7 @@ pub use self::{
     descriptors::Descriptors,
     gateway::{Gateway, GatewayParts},
     sockets::{PlainSockets, Sockets},
+    tuning::{PoolLimits, SocketOptions, Tuning},
 };
 use self::{connections::Connections, pool::Pool, terminate::Parts};
 use crate::{
@@ -82,6 +85,8 @@ pub struct ProxyParts {
     pub certificates: Certificates,
     /// The network the pod's address belongs to.
     pub network: Arc<str>,
+    /// Numbers of tunnels, sockets and pools.
+    pub tuning: Tuning,
 }
 
 /// Serves the connections of one pod. All of it runs on the runtime where it is first used.
@@ -108,14 +113,16 @@ impl PodProxy {
             mesh,
             certificates,
             network,
+            tuning,
         } = parts;
-        let parts = Parts::new(Descriptors::of_process());
+        let parts = Parts::new(Descriptors::of_process(), tuning);
         let dialled = Connections::new();
         let pool = Pool::new(
             Arc::clone(&sockets),
             certificates.clone(),
             dialled.clone(),
             parts.abrupt.clone(),
+            tuning,
         );
         Arc::new(Self {
             pod,

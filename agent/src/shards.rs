@@ -1,7 +1,9 @@
 //! Data threads. Each runs a current-thread runtime; a pod is served wholly by one of them, so that a connection, its
 //! tunnel and its relay never cross threads (design §9: one thread moved more than two that hand over to each other).
 
-use std::{io, num::NonZeroUsize, sync::Arc, thread};
+pub mod vigil;
+
+use std::{io, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use tokio::{
     runtime::{Builder, Handle},
@@ -32,17 +34,11 @@ impl Place {
     }
 }
 
-/// A quarter of the cores, at least one: the node belongs to its pods.
-pub fn default_count() -> NonZeroUsize {
-    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    NonZeroUsize::new(cores.div_ceil(4)).unwrap_or(NonZeroUsize::MIN)
-}
-
 impl Shards {
-    /// Starts the threads.
-    pub fn start(count: NonZeroUsize) -> io::Result<Self> {
+    /// Starts the threads. Each stays awake for up to `vigil` when more work is about to come (see [`vigil`]).
+    pub fn start(count: NonZeroUsize, vigil: Duration) -> io::Result<Self> {
         (0..count.get())
-            .map(Shard::start)
+            .map(|number| Shard::start(number, vigil))
             .collect::<io::Result<Vec<_>>>()
             .map(Self)
     }
@@ -58,13 +54,18 @@ impl Shards {
 }
 
 impl Shard {
-    fn start(number: usize) -> io::Result<Self> {
+    fn start(number: usize, vigil: Duration) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel::<()>();
         thread::Builder::new().name(format!("data-{number}")).spawn(move || {
-            // Resolves with an error when the sender is dropped, which is the signal.
-            let _ended = runtime.block_on(ended);
+            runtime.block_on(async {
+                tokio::select! {
+                    // Resolves with an error when the sender is dropped, which is the signal.
+                    _ = ended => {}
+                    () = vigil::keep(vigil) => {}
+                }
+            });
         })?;
         Ok(Self {
             handle,

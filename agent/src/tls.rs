@@ -34,6 +34,7 @@ pub(crate) use failure::with_causes;
 pub use failure::{TlsFailure, explain};
 pub(crate) use peer::spiffe_id_in;
 pub use peer::{PeerIdentityError, peer_identity};
+pub use provider::admit_only_post_quantum;
 pub use verify::IdentityRefused;
 
 use crate::identity::SpiffeId;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    process::Command,
+    process::{Command, ExitStatus},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -212,6 +212,31 @@ impl Agent {
             .because(format!("stopping the agent of {}", self.node.name()).as_str())
     }
 
+    /// Sends a signal to the parent, which is what an operator knows.
+    pub fn signal(&self, signal: Signal) -> Result {
+        self.world.agent_stopped(self.node.name());
+        lock(&self.process)
+            .as_ref()
+            .because("the agent does not run")?
+            .signal(signal)
+    }
+
+    /// Sends a signal to the worker; answers its pid.
+    pub fn signal_worker(&self, signal: Signal) -> Result<u32> {
+        let pid = self.status()?.worker_pid;
+        send(pid, signal)?;
+        Ok(pid)
+    }
+
+    /// Waits for its end after [`Agent::signal`].
+    #[track_caller]
+    pub fn ended(&self, bound: Duration) -> Result<ExitStatus> {
+        let mut process = lock(&self.process);
+        let status = process.as_mut().because("the agent does not run")?.wait(bound)?;
+        *process = None;
+        Ok(status)
+    }
+
     /// The end of its log, for an operator.
     pub fn last_words(&self) -> String {
         let text = fs::read_to_string(self.log.path()).unwrap_or_default();
@@ -241,8 +266,12 @@ impl Drop for Agent {
 }
 
 fn kill_pid(pid: u32) -> Result {
+    send(pid, Signal::SIGKILL)
+}
+
+fn send(pid: u32, signal: Signal) -> Result {
     let raw = i32::try_from(pid).because("the pid is a positive i32")?;
-    kill(Pid::from_raw(raw), Signal::SIGKILL).because(format!("killing {pid}"))
+    kill(Pid::from_raw(raw), signal).because(format!("sending {signal} to {pid}"))
 }
 
 /// Whether a process has anything open. A process that ends with several threads is a zombie before the last of them

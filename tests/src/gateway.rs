@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    process::Command,
+    process::{Command, ExitStatus},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -269,11 +269,12 @@ impl Gateway {
     }
 
     /// Waits for its end.
-    pub fn wait(&self, bound: Duration) -> Result {
-        if let Some(process) = lock(&self.process).as_mut() {
-            process.wait(bound)?;
-        }
-        Ok(())
+    #[track_caller]
+    pub fn wait(&self, bound: Duration) -> Result<ExitStatus> {
+        lock(&self.process)
+            .as_mut()
+            .because("the gateway does not run")?
+            .wait(bound)
     }
 
     /// Kills it.

@@ -112,6 +112,17 @@ impl MeshFile {
         workload
     }
 
+    /// Adds a workload written as the file wants it, with `uid`.
+    pub fn add_workload(&mut self, workload: Value) {
+        self.workloads.insert(text_of(&workload, "uid"), workload);
+    }
+
+    /// Adds a service written as the file wants it, with `namespace` and `hostname`.
+    pub fn add_service(&mut self, service: Value) {
+        let key = format!("{}/{}", text_of(&service, "namespace"), text_of(&service, "hostname"));
+        self.services.insert(key, service);
+    }
+
     /// Adds a policy written as the file wants it, with `name` and `namespace`.
     pub fn policy(&mut self, policy: Value) {
         self.policies.insert(

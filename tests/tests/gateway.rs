@@ -181,7 +181,8 @@ fn a_gateway_told_to_end_lets_streams_finish_and_takes_no_new_ones() -> Result {
     })?;
     roundtrip(&mut stream, b"drained, not cut")?;
     drop(stream);
-    scene.gateway.wait(Duration::from_secs(10))
+    scene.gateway.wait(Duration::from_secs(10))?;
+    Ok(())
 }
 
 #[test]

@@ -14,17 +14,13 @@ use super::{
     Baggage, ConnectRequest, ReadAhead, Stream,
     keepalive::Keepalive,
     request,
-    settings::{
-        FRAME_BYTES, RESET_REMEMBERED, RESET_STREAMS, RESPONSE_HEADER_BYTES, SEND_BUFFER_BYTES, SMALL_FRAME_BUDGET,
-        STREAM_WINDOW_BYTES, TLS_BUFFER_BYTES, TUNNEL_WINDOW_BYTES,
-    },
+    settings::{RESET_REMEMBERED, RESET_STREAMS, RESPONSE_HEADER_BYTES, SEND_BUFFER_BYTES, Settings, TLS_BUFFER_BYTES},
+    turn,
 };
 use crate::{
     identity::SpiffeId,
     tls::{self, TlsFailure},
 };
-
-pub use super::settings::MOST_STREAMS;
 
 /// The dialling end of an open tunnel. Clones share it; when the last one and the last stream are gone it closes.
 #[derive(Clone, Debug)]
@@ -104,6 +100,7 @@ fn advice(status: StatusCode) -> &'static str {
 pub async fn handshake<Io>(
     io: ReadAhead<Io>,
     config: Arc<ClientConfig>,
+    settings: Settings,
 ) -> Result<(Tunnel, impl Future<Output = ()> + Send + use<Io>), HandshakeError>
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -112,12 +109,12 @@ where
     let (mut tls, peer) = tls::connect(io, config).await?;
     tls.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
     let (send, mut connection) = h2::client::Builder::new()
-        .initial_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(TUNNEL_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES)
+        .initial_window_size(settings.stream_window_bytes)
+        .initial_connection_window_size(settings.tunnel_window_bytes)
+        .max_frame_size(settings.frame_bytes)
         .max_header_list_size(RESPONSE_HEADER_BYTES)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
-        .data_frame_budget(SMALL_FRAME_BUDGET)
+        .data_frame_budget(settings.small_frame_budget())
         .max_concurrent_reset_streams(RESET_STREAMS)
         .reset_stream_duration(RESET_REMEMBERED)
         .enable_push(false)
@@ -132,7 +129,9 @@ where
                 tracing::debug!("tunnel dropped: the peer was silent");
                 return Poll::Ready(());
             }
-            std::pin::Pin::new(&mut connection).poll(cx).map(drop)
+            let ended = std::pin::Pin::new(&mut connection).poll(cx).map(drop);
+            turn::written();
+            ended
         })
         .await;
     };
@@ -152,10 +151,10 @@ impl Tunnel {
         !matches!(self.send.poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 
-    /// How many streams may be open at once: the peer's limit, and not more than ours.
+    /// How many streams the peer lets be open at once.
     #[must_use]
     pub fn stream_limit(&self) -> usize {
-        self.send.current_max_send_streams().min(MOST_STREAMS)
+        self.send.current_max_send_streams()
     }
 
     /// Opens a stream; done when the peer answered. Dropped before that, the stream is reset.

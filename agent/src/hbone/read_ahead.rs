@@ -18,6 +18,10 @@ const DIRECT_BYTES: usize = 64 << 10;
 const SMALL_BYTES: usize = 16 << 10;
 const LARGE_BYTES: usize = 256 << 10;
 
+/// After so many bytes the task that reads lets others run: what was read is still in the processor's cache when it is
+/// written on, and one busy tunnel does not keep the rest of its thread waiting.
+const TURN_BYTES: usize = 256 << 10;
+
 /// Reads more from a socket than was asked for, and notes that something was read.
 #[derive(Debug)]
 pub struct ReadAhead<Io> {
@@ -25,6 +29,8 @@ pub struct ReadAhead<Io> {
     buffer: BytesMut,
     size: usize,
     activity: Activity,
+    /// Bytes read in this turn.
+    turn: usize,
     /// The last write found the socket full.
     full: bool,
 }
@@ -42,6 +48,7 @@ impl<Io> ReadAhead<Io> {
             buffer: BytesMut::new(),
             size: SMALL_BYTES,
             activity: Activity::default(),
+            turn: 0,
             full: false,
         }
     }
@@ -78,12 +85,22 @@ impl<Io: AsyncRead + Unpin> AsyncRead for ReadAhead<Io> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.buffer.is_empty() {
+            if this.turn >= TURN_BYTES {
+                this.turn = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if this.size == 0 || out.remaining() >= DIRECT_BYTES {
                 let before = out.filled().len();
-                ready!(Pin::new(&mut this.io).poll_read(cx, out))?;
-                if out.filled().len() > before {
+                if Pin::new(&mut this.io).poll_read(cx, out)?.is_pending() {
+                    this.turn = 0;
+                    return Poll::Pending;
+                }
+                let count = out.filled().len() - before;
+                if count > 0 {
                     this.activity.note();
                 }
+                this.turn += count;
                 return Poll::Ready(Ok(()));
             }
             ready!(this.fill(cx))?;
@@ -107,12 +124,14 @@ impl<Io: AsyncRead + Unpin> ReadAhead<Io> {
             other => {
                 // Nothing to hold for a tunnel at rest.
                 self.buffer = BytesMut::new();
+                self.turn = 0;
                 return other.map_ok(|_| ());
             }
         };
         if count > 0 {
             self.activity.note();
         }
+        self.turn += count;
         if count == self.size {
             self.size = (self.size * 4).min(LARGE_BYTES);
         } else if count < self.size / 16 {

@@ -21,9 +21,10 @@ use super::{
     keepalive::Keepalive,
     request,
     settings::{
-        FRAME_BYTES, REQUEST_HEADER_BYTES, RESET_REMEMBERED, RESET_STREAMS, SEND_BUFFER_BYTES, SERVER_STREAMS,
-        SMALL_FRAME_BUDGET, STREAM_WINDOW_BYTES, TLS_BUFFER_BYTES, TUNNEL_WINDOW_BYTES,
+        REQUEST_HEADER_BYTES, RESET_REMEMBERED, RESET_STREAMS, SEND_BUFFER_BYTES, SERVER_STREAMS, Settings,
+        TLS_BUFFER_BYTES,
     },
+    turn,
 };
 use crate::{identity::SpiffeId, tls};
 
@@ -56,7 +57,11 @@ pub enum TunnelError {
 ///
 /// # Errors
 /// When TLS, the identity check or HTTP/2 fails.
-pub async fn handshake<Io>(io: ReadAhead<Io>, config: Arc<ServerConfig>) -> Result<Tunnel<Io>, HandshakeError>
+pub async fn handshake<Io>(
+    io: ReadAhead<Io>,
+    config: Arc<ServerConfig>,
+    settings: Settings,
+) -> Result<Tunnel<Io>, HandshakeError>
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -64,13 +69,13 @@ where
     let (mut tls, peer) = tls::accept(io, config).await?;
     tls.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
     let mut connection = h2::server::Builder::new()
-        .initial_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(TUNNEL_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES)
+        .initial_window_size(settings.stream_window_bytes)
+        .initial_connection_window_size(settings.tunnel_window_bytes)
+        .max_frame_size(settings.frame_bytes)
         .max_header_list_size(REQUEST_HEADER_BYTES)
         .max_concurrent_streams(SERVER_STREAMS)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
-        .data_frame_budget(SMALL_FRAME_BUDGET)
+        .data_frame_budget(settings.small_frame_budget())
         .max_concurrent_reset_streams(RESET_STREAMS)
         .reset_stream_duration(RESET_REMEMBERED)
         .handshake::<_, Bytes>(tls)
@@ -103,7 +108,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Tunnel<Io> {
         if self.keepalive.poll_silent(cx).is_ready() {
             return Poll::Ready(Err(TunnelError::Silent));
         }
-        match self.connection.poll_accept(cx) {
+        let accepted = self.connection.poll_accept(cx);
+        turn::written();
+        match accepted {
             Poll::Ready(Some(Ok((request, respond)))) => {
                 let (parts, recv) = request.into_parts();
                 Poll::Ready(Ok(Some(Incoming {

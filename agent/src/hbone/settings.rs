@@ -2,15 +2,40 @@
 
 use std::time::Duration;
 
-/// What one stream may have in flight towards us, in bytes.
-pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// What an operator may choose. Values within the bounds of RFC 9113 (§6.5.2, §6.9.1) are the caller's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// What one stream may have in flight towards us.
+    pub stream_window_bytes: u32,
+    /// What one tunnel may have in flight towards us.
+    pub tunnel_window_bytes: u32,
+    /// Largest DATA frame we accept. We send as much as the peer allows in one frame.
+    pub frame_bytes: u32,
+}
 
-/// What one tunnel may have in flight towards us, in bytes. Several times a stream's window: up to three streams may
-/// stand full and unread and the others still move.
-pub(crate) const TUNNEL_WINDOW_BYTES: u32 = 16 << 20;
+impl Default for Settings {
+    /// The tunnel's window is several times a stream's: up to three streams may stand full and unread and the others
+    /// still move.
+    fn default() -> Self {
+        Self {
+            stream_window_bytes: 4 << 20,
+            tunnel_window_bytes: TUNNEL_WINDOW_BYTES,
+            frame_bytes: 1 << 20,
+        }
+    }
+}
 
-/// Largest DATA frame we accept, in bytes. We send as much as the peer allows in one frame.
-pub(crate) const FRAME_BYTES: u32 = 1 << 20;
+impl Settings {
+    /// What unread small DATA frames may cost before h2 ends the tunnel: each is charged 256 bytes less its payload.
+    /// The relay takes frames out of h2 as they come and packs them (see `proxy/relay.rs`), so only a burst between
+    /// two turns of one task counts. 64 MiB stand 260 000 one-byte frames; h2's own default at 16 MiB stands 32 000.
+    pub(crate) fn small_frame_budget(&self) -> usize {
+        let window = usize::try_from(self.tunnel_window_bytes).unwrap_or(usize::MAX);
+        window.max(TUNNEL_WINDOW_BYTES as usize).saturating_mul(4)
+    }
+}
+
+const TUNNEL_WINDOW_BYTES: u32 = 16 << 20;
 
 /// Bytes of one stream that wait inside h2 to be written. Above it the relay stops reading from its socket.
 pub(crate) const SEND_BUFFER_BYTES: usize = 1 << 20;
@@ -26,13 +51,9 @@ pub(crate) const REQUEST_HEADER_BYTES: u32 = 64 << 10;
 /// used: memory is bounded by the tunnel's window and not by the number of streams.
 pub(crate) const SERVER_STREAMS: u32 = 1000;
 
-/// Streams we open on one tunnel, if the peer allows as many. More would share one TCP connection's fate and speed.
+/// Streams we open on one tunnel unless an operator says otherwise, if the peer allows as many. More would share one
+/// TCP connection's fate and speed.
 pub const MOST_STREAMS: usize = 100;
-
-/// What unread small DATA frames may cost before h2 ends the tunnel: each is charged 256 bytes less its payload.
-/// The relay takes frames out of h2 as they come and packs them (see `proxy/relay.rs`), so only a burst between two
-/// turns of one task counts. 64 MiB stand 260 000 one-byte frames; h2's own default at this window stands 32 000.
-pub(crate) const SMALL_FRAME_BUDGET: usize = 4 * TUNNEL_WINDOW_BYTES as usize;
 
 /// Silence after which a PING asks whether the peer is there.
 pub(crate) const PING_AFTER: Duration = Duration::from_secs(10);

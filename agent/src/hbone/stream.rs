@@ -9,6 +9,8 @@ use h2::{Reason, RecvStream, SendStream};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::turn::{self, Turn};
+
 /// Most bytes [`StreamIo`] puts into one DATA frame.
 const FRAME_BYTES: usize = 256 << 10;
 
@@ -24,6 +26,7 @@ pub struct Stream {
 pub struct SendHalf {
     send: SendStream<Bytes>,
     role: Role,
+    turn: Turn,
 }
 
 /// The direction from the peer.
@@ -88,7 +91,11 @@ impl From<StreamError> for io::Error {
 impl Stream {
     pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, role: Role) -> Self {
         Self {
-            send: SendHalf { send, role },
+            send: SendHalf {
+                send,
+                role,
+                turn: Turn::default(),
+            },
             recv: RecvHalf { recv, role },
         }
     }
@@ -124,6 +131,7 @@ impl SendHalf {
     /// # Errors
     /// When the stream has ended.
     pub fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, StreamError>> {
+        ready!(self.turn.poll(cx));
         self.send.reserve_capacity(want);
         loop {
             let room = self.send.capacity();
@@ -148,6 +156,7 @@ impl SendHalf {
     /// # Errors
     /// When the stream has ended.
     pub fn send(&mut self, bytes: Bytes, end: bool) -> Result<(), StreamError> {
+        turn::queued(bytes.len());
         self.send
             .send_data(bytes, end)
             .map_err(|error| StreamError::new(error, self.role))

@@ -6,7 +6,7 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 use super::{
-    Baggage, ConnectRequest, ReadAhead, Stream, StreamError,
+    Baggage, ConnectRequest, ReadAhead, Settings, Stream, StreamError,
     client::{self, OpenError},
     server::{self, Incoming},
 };
@@ -49,8 +49,12 @@ pub(crate) async fn ends() -> Ends {
     let theirs = ca.issue(id("server")).await.unwrap();
     let (near, far) = tokio::io::duplex(1 << 20);
     let (client, server) = tokio::join!(
-        client::handshake(ReadAhead::new(near), ours.client_config([id("server")].into())),
-        server::handshake(ReadAhead::new(far), theirs.server_config()),
+        client::handshake(
+            ReadAhead::new(near),
+            ours.client_config([id("server")].into()),
+            Settings::default(),
+        ),
+        server::handshake(ReadAhead::new(far), theirs.server_config(), Settings::default()),
     );
     let (client, driver) = client.unwrap();
     tokio::spawn(driver);
@@ -266,8 +270,12 @@ async fn a_silent_peer_is_dropped_and_an_answering_one_kept() {
     let theirs = ca.issue(id("server")).await.unwrap();
     let (near, far) = tokio::io::duplex(1 << 20);
     let (client, server) = tokio::join!(
-        client::handshake(ReadAhead::new(near), ours.client_config([id("server")].into())),
-        server::handshake(ReadAhead::new(far), theirs.server_config()),
+        client::handshake(
+            ReadAhead::new(near),
+            ours.client_config([id("server")].into()),
+            Settings::default(),
+        ),
+        server::handshake(ReadAhead::new(far), theirs.server_config(), Settings::default()),
     );
     let (mut tunnel, driver) = client.unwrap();
     let driver = tokio::spawn(driver);

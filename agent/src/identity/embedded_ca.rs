@@ -40,6 +40,8 @@ pub struct EmbeddedCa {
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
     root_pem: String,
+    /// How long the certificates it issues by itself are valid.
+    life: Duration,
 }
 
 /// When a certificate is valid; to the second, towards the past.
@@ -154,7 +156,18 @@ impl EmbeddedCa {
         check_root(&root, &key, directory, SystemTime::now())?;
         let issuer = Issuer::from_ca_cert_der(&root, key)?;
         tracing::warn!(directory = %directory.display(), "embedded CA: keys on disk, not for production");
-        Ok(Self { issuer, root, root_pem })
+        Ok(Self {
+            issuer,
+            root,
+            root_pem,
+            life: DAY,
+        })
+    }
+
+    /// With another life of the certificates it issues than a day.
+    #[must_use]
+    pub fn with_life(self, life: Duration) -> Self {
+        Self { life, ..self }
     }
 
     /// A certificate with terms of the caller's choice, even expired or not begun ones, as PEM texts.
@@ -199,7 +212,7 @@ impl EmbeddedCa {
     fn issue_now(&self, id: SpiffeId) -> Result<Arc<Certificate>, IssueError> {
         let authority = |error: EmbeddedCaError| IssueError::Authority(Box::new(error));
         let (leaf, key) = self
-            .sign(&[id.as_str()], Terms::day_from(SystemTime::now()))
+            .sign(&[id.as_str()], Terms::of(SystemTime::now(), self.life))
             .map_err(authority)?;
         let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         Ok(Arc::new(Certificate::new(
@@ -221,9 +234,13 @@ impl CertificateSource for EmbeddedCa {
 impl Terms {
     /// The usual terms: a day from `now`, and a minute before it.
     pub fn day_from(now: SystemTime) -> Self {
+        Self::of(now, DAY)
+    }
+
+    fn of(now: SystemTime, life: Duration) -> Self {
         Self {
             not_before: now.checked_sub(CLOCK_SLACK).unwrap_or(now),
-            not_after: now.checked_add(DAY).unwrap_or(now),
+            not_after: now.checked_add(life).unwrap_or(now),
         }
     }
 }

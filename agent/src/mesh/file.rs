@@ -6,18 +6,25 @@
 
 mod convert;
 mod field;
+mod input;
+mod look;
 mod problem;
 mod scalar;
 mod schema;
 mod world;
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Take};
 use std::path::{Path, PathBuf};
 
 use serde_saphyr::Location;
 
 use self::field::Extent;
-use self::problem::Problem;
+use self::input::Input;
+use self::problem::{Claim, Other, Problem};
+use self::world::World;
+use super::builder::Builder;
 use super::snapshot::Snapshot;
 
 /// Largest file in bytes.
@@ -69,33 +76,64 @@ impl fmt::Display for MeshFileError {
 /// # Errors
 /// When it is empty, too large, no YAML, not of the format, or contradicts itself.
 pub fn parse(text: &str, origin: &Path) -> Result<Snapshot, MeshFileError> {
-    let whole = |problem: String| MeshFileError {
+    let mut builder = Builder::new();
+    look::at(text.as_bytes()).map_err(|problem| whole(origin, problem))?;
+    take(Input::Text(text), &mut builder).map_err(|problem| placed(text, origin, problem))?;
+    Ok(builder.build())
+}
+
+/// Reads a mesh file into a builder, in place of what was read into it before; on an error the builder stays as it was.
+///
+/// What is equal in both files stays the same object. The text is read as a stream: what is needed besides the objects is
+/// a few megabytes for a hundred thousand workloads. Only to say where an error stands the text is read as a whole.
+///
+/// # Errors
+/// Those of [`parse`], and when the file cannot be read.
+pub fn load(file: &File, origin: &Path, builder: &mut Builder) -> Result<(), MeshFileError> {
+    let unread = |error: io::Error| whole(origin, error.to_string());
+    let rewound = || -> io::Result<Take<&File>> {
+        let mut start = file;
+        start.seek(SeekFrom::Start(0))?;
+        // One byte more than allowed, so that too large a file is seen to be.
+        Ok(file.take(u64::try_from(LARGEST_FILE).unwrap_or(u64::MAX).saturating_add(1)))
+    };
+    look::at(rewound().map_err(unread)?).map_err(|problem| whole(origin, problem))?;
+    let before = builder.checkpoint();
+    let Err(problem) = take(Input::File(file), builder) else {
+        return Ok(());
+    };
+    builder.roll_back(before);
+    let mut text = String::new();
+    rewound()
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .map_err(unread)?;
+    Err(placed(&text, origin, problem))
+}
+
+fn take(input: Input<'_>, builder: &mut Builder) -> Result<(), Problem> {
+    let mut world = World::new(input.root()?, builder)?;
+    input.workloads(&mut |entry| world.add_workload(entry))?;
+    world.finish();
+    Ok(())
+}
+
+fn whole(origin: &Path, problem: String) -> MeshFileError {
+    MeshFileError {
         file: origin.to_owned(),
         place: None,
         problem,
-    };
-    if text.len() > LARGEST_FILE {
-        let size = text.len();
-        return Err(whole(format!(
-            "{size} bytes are more than the {LARGEST_FILE} a mesh file may have"
-        )));
     }
-    if is_blank(text) {
-        return Err(whole(
-            "the file is empty; write `workloads: []` for a mesh without anything".to_owned(),
-        ));
-    }
-    let read = serde_saphyr::from_str_with_options::<schema::Root>(text, options())
-        .map_err(|error| problem::of_parser(&error));
-    let built = read.and_then(world::build);
-    built.map_err(|problem| match place(text, problem.location, problem.extent) {
+}
+
+fn placed(text: &str, origin: &Path, problem: Problem) -> MeshFileError {
+    match place(text, problem.location, problem.extent) {
         Some(place) => MeshFileError {
             file: origin.to_owned(),
             problem: with_hints(text, &problem),
             place: Some(place),
         },
-        None => whole(problem.text),
-    })
+        None => whole(origin, problem.text),
+    }
 }
 
 fn place(text: &str, location: Location, extent: Extent) -> Option<Place> {
@@ -109,7 +147,12 @@ fn place(text: &str, location: Location, extent: Extent) -> Option<Place> {
 
 fn with_hints(text: &str, problem: &Problem) -> String {
     let mut hinted = problem.text.clone();
-    if let Some(other) = problem.other.and_then(|other| place(text, other, problem.extent)) {
+    let other = match &problem.other {
+        Some(Other::At(location)) => Some(*location),
+        Some(Other::Claim(claim)) => first_claim(text, claim),
+        None => None,
+    };
+    if let Some(other) = other.and_then(|other| place(text, other, problem.extent)) {
         hinted.push_str(&format!(
             "; the other is at {}:{} ({})",
             other.line, other.column, other.field
@@ -121,23 +164,30 @@ fn with_hints(text: &str, problem: &Problem) -> String {
     hinted
 }
 
-fn options() -> serde_saphyr::Options {
-    serde_saphyr::options! {
-        with_snippet: false,
-        budget: serde_saphyr::budget! {
-            max_depth: DEEPEST_NESTING,
-            max_nodes: MOST_NODES,
-            max_events: 2 * MOST_NODES,
-            max_documents: 2,
-        },
+/// Where something was claimed first: gateways come before workloads, wherever they stand.
+fn first_claim(text: &str, claim: &Claim) -> Option<Location> {
+    let input = Input::Text(text);
+    for gateway in input.root().ok()?.gateways {
+        let entry = gateway.value;
+        let ip = entry.address.value.0.0;
+        let claims = match claim {
+            Claim::Uid(uid) => **uid == *world::gateway_uid(&entry),
+            Claim::Address(network, wanted) => **network == *entry.network.value && *wanted == ip,
+        };
+        if claims {
+            return Some(entry.address.referenced);
+        }
     }
-}
-
-/// Is there nothing but space and comments?
-fn is_blank(text: &str) -> bool {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let blank = |line: &str| line.is_empty() || line.starts_with('#') || line == "---" || line == "...";
-    text.lines().all(|line| blank(line.trim()))
+    let mut found = None;
+    // The first that claims it ends the reading; so does whatever is wrong with an entry before, which nobody asks for.
+    let _ = input.workloads(&mut |entry| {
+        found = world::place_of_claim(&entry, claim);
+        match found {
+            Some(location) => Err(problem::fault(location, String::new())),
+            None => Ok(()),
+        }
+    });
+    found
 }
 
 /// Is this line the last one with anything on it, or beyond?

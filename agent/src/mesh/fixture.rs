@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::address::{GatewayAddress, GatewayDestination, NetworkAddress, ServiceKey};
+use super::draft::Draft;
 use super::service::{Service, Vip};
-use super::workload::{Membership, Workload};
+use super::workload::Membership;
 use crate::identity::SpiffeId;
 
 pub(super) fn ip(text: &str) -> IpAddr {
@@ -30,18 +31,18 @@ pub(super) fn id(text: &str) -> SpiffeId {
 }
 
 /// A plain workload of net1 and namespace demo, without address; its service account is its name.
-pub(super) fn workload(name: &str) -> Workload {
-    Workload {
+pub(super) fn workload(name: &str) -> Draft {
+    Draft {
         network: "net1".into(),
         service_account: name.into(),
-        ..Workload::new(&format!("uid-{name}"), "demo", name)
+        ..Draft::new(&format!("uid-{name}"), "demo", name)
     }
 }
 
 /// Membership in a service with these ports.
 pub(super) fn on(service: &str, ports: &[(u16, u16)]) -> Membership {
     Membership {
-        service: key(service),
+        service: key(service).into(),
         ports: ports.iter().copied().collect(),
     }
 }

@@ -39,7 +39,7 @@ pub fn endpoints(
     };
     let service = only_service(mesh, host, authority)?;
     let known = mesh.endpoints(&service.key);
-    let served = service.ports.serves(*port) || known.iter().any(|endpoint| endpoint.ports.serves(*port));
+    let served = service.ports.serves(*port) || known.clone().any(|endpoint| endpoint.ports.serves(*port));
     if !served {
         return Err(Refusal::UnknownService {
             asked: authority.clone(),
@@ -50,7 +50,6 @@ pub fn endpoints(
         Some(waypoint) => of_waypoint(mesh, own_network, &service, waypoint)?,
         None => {
             let serving: Vec<_> = known
-                .iter()
                 .filter(|endpoint| route::target_port(&service, endpoint, *port).is_some())
                 .collect();
             of_service(own_network, &service, &serving, |_| Some(HBONE_PORT))?
@@ -61,9 +60,9 @@ pub fn endpoints(
 
 /// The one service of a host name: the only one there is, or the only canonical one.
 fn only_service(mesh: &Snapshot, host: &str, authority: &Authority) -> Result<Arc<Service>, Refusal> {
-    let services = mesh.services_of_hostname(host);
+    let services: Vec<_> = mesh.services_of_hostname(host).collect();
     let mut canonical = services.iter().filter(|service| service.canonical);
-    match (services, canonical.next(), canonical.next()) {
+    match (&*services, canonical.next(), canonical.next()) {
         ([], ..) => Err(Refusal::UnknownService {
             asked: authority.clone(),
         }),
@@ -96,7 +95,7 @@ fn of_waypoint(
                 .ok_or_else(|| nothing(own_network, service, [&*workload]))
         }
         Some(GatewayTarget::Service(behind)) => {
-            let endpoints: Vec<_> = mesh.endpoints(&behind.key).iter().collect();
+            let endpoints: Vec<_> = mesh.endpoints(&behind.key).collect();
             of_service(own_network, &behind, &endpoints, |endpoint| {
                 route::target_port(&behind, endpoint, waypoint.hbone_port)
             })
@@ -107,13 +106,13 @@ fn of_waypoint(
 fn of_service(
     own_network: &str,
     service: &Service,
-    endpoints: &[&Endpoint],
-    port: impl Fn(&Endpoint) -> Option<u16>,
+    endpoints: &[Endpoint<'_>],
+    port: impl Fn(&Endpoint<'_>) -> Option<u16>,
 ) -> Result<Vec<Peer>, Refusal> {
-    let reachable = |endpoint: &&Endpoint| peer(own_network, service, &endpoint.workload, port(endpoint)?);
+    let reachable = |endpoint: &Endpoint<'_>| peer(own_network, service, endpoint.workload, port(endpoint)?);
     let peers: Vec<_> = endpoints.iter().filter_map(reachable).collect();
     if peers.is_empty() {
-        let workloads = endpoints.iter().map(|endpoint| &*endpoint.workload);
+        let workloads = endpoints.iter().map(|endpoint| &**endpoint.workload);
         return Err(nothing(own_network, service, workloads));
     }
     Ok(peers)

@@ -174,7 +174,7 @@ fn target_port(local: &Workload, service: &Service, port: u16) -> Option<u16> {
 
 /// Does whatever has this address, a service or a workload, name `local` as its waypoint?
 fn has_as_waypoint(mesh: &Snapshot, local: &Workload, ip: IpAddr) -> bool {
-    let services = mesh.services_claiming(&local.network, ip).iter();
+    let services = mesh.services_claiming(&local.network, ip);
     let mut of_services = services.flat_map(|service| waypoint::all_of_service(service));
     if of_services.any(|named| waypoint::is(mesh, named, local)) {
         return true;

@@ -177,6 +177,11 @@ impl Policy {
         format!("{}/{}", self.namespace, self.name).into()
     }
 
+    /// What policies are ordered by: as their keys, or nearly so.
+    pub(super) fn name_in_order(&self) -> (&str, &str) {
+        (&self.namespace, &self.name)
+    }
+
     /// Does it match, whatever that means?
     pub fn matches(&self, connection: &Connection<'_>) -> bool {
         self.rules.iter().any(|rule| rule.matches(connection))

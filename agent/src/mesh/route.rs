@@ -166,7 +166,9 @@ impl Decision<'_> {
         draw: &mut Draw,
     ) -> Result<Route, Deny> {
         match &workload.waypoint {
-            Some(waypoint) if !waypoint::is(self.mesh, waypoint, self.source) && workload.uid != self.source.uid => {
+            Some(waypoint)
+                if !waypoint::is(self.mesh, waypoint, self.source) && workload.uid() != self.source.uid() =>
+            {
                 self.through_workload_waypoint(&workload, waypoint, service, draw)
             }
             _ => self.to_endpoint(workload, self.to, service),
@@ -180,7 +182,7 @@ impl Decision<'_> {
         to: SocketAddr,
         service: Option<Arc<Service>>,
     ) -> Result<Route, Deny> {
-        if workload.uid == self.source.uid {
+        if workload.uid() == self.source.uid() {
             return Ok(Route::Local { to, service });
         }
         if workload.protocol == Protocol::Tcp {
@@ -306,11 +308,11 @@ impl Decision<'_> {
                 Ok((chosen, Some(service)))
             }
             GatewayTarget::Workload(workload) => {
-                let same_family = |ip: &&std::net::IpAddr| ip.is_ipv4() == self.to.is_ipv4();
+                let same_family = |ip: &std::net::IpAddr| ip.is_ipv4() == self.to.is_ipv4();
                 let addresses = &workload.addresses;
                 let place = match addresses.iter().find(same_family).or_else(|| addresses.first()) {
                     _ if workload.network != self.source.network => Place::Elsewhere,
-                    Some(ip) => Place::Here(*ip),
+                    Some(ip) => Place::Here(ip),
                     None => Place::Named,
                 };
                 let chosen = Chosen {
@@ -348,7 +350,7 @@ fn needs_dns(workload: &Workload) -> Deny {
 }
 
 fn describe(workload: &Workload) -> Arc<str> {
-    format!("workload {}/{}", workload.namespace, workload.name).into()
+    format!("workload {}/{}", workload.namespace, workload.name()).into()
 }
 
 #[cfg(test)]

@@ -1,58 +1,82 @@
 //! The indexed whole that decisions are made on.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::address::{GatewayAddress, GatewayDestination, ServiceKey};
+use super::index::Index;
 use super::policy::Policy;
-use super::service::Service;
-use super::workload::{Ports, Workload};
+use super::service::{HealthPolicy, Service};
+use super::slab::Slab;
+use super::tag::Tagger;
+use super::workload::{Health, NetworkMode, Ports, Uid, Workload};
 
-/// Something for each name.
-pub(super) type Named<T> = HashMap<Arc<str>, T>;
-
-/// Everything known of the mesh at one moment. Made by a [`Builder`](super::Builder), never changed.
-#[derive(Debug, Default)]
+/// Everything known of the mesh at one moment. Made by a [`Builder`](super::Builder), never changed. A clone costs a few
+/// pointers, and so does a snapshot that differs from the one before in one object.
+#[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    pub(super) workloads: usize,
-    /// Network, then address.
-    pub(super) addresses: Named<HashMap<IpAddr, Arc<Workload>>>,
-    /// Namespace, then name.
-    pub(super) pods: Named<Named<Vec<Arc<Workload>>>>,
-    /// Namespace and host name of workloads that have one.
-    pub(super) named: HashMap<(Arc<str>, Arc<str>), Arc<Workload>>,
-    /// Namespace, then host name.
-    pub(super) services: Named<Named<Indexed>>,
-    /// Host name alone.
-    pub(super) hostnames: Named<Vec<Arc<Service>>>,
-    /// Network.
-    pub(super) vips: Named<VipTable>,
-    /// `NAMESPACE/NAME`.
-    pub(super) policies: Named<Arc<Policy>>,
-    pub(super) namespace_policies: Named<Vec<Arc<Policy>>>,
-    pub(super) global_policies: Vec<Arc<Policy>>,
-    /// Network.
-    pub(super) gateways: Named<Vec<GatewayAddress>>,
+    pub(super) tagger: Tagger,
+    pub(super) workloads: Slab<Workload>,
+    pub(super) workload_count: usize,
+    /// Of workloads.
+    pub(super) uids: Index,
+    /// Of workloads with addresses of their own, by address alone: pods first, then those with tunnels, then by uid.
+    pub(super) addresses: Index,
+    /// Of workloads by namespace and name, in the order of their uid.
+    pub(super) pods: Index,
+    /// Of workloads by namespace and host name, in the order of their uid.
+    pub(super) named: Index,
+    pub(super) services: Slab<Served>,
+    pub(super) service_count: usize,
+    /// Of services by namespace and host name.
+    pub(super) keys: Index,
+    /// Of services by host name alone, in the order of their key.
+    pub(super) hostnames: Index,
+    /// Of services by single virtual addresses, in the order of their key.
+    pub(super) vips: Index,
+    /// Longest prefix first, then in the order of the services' keys.
+    pub(super) ranges: Arc<Vec<VipRange>>,
+    pub(super) policies: Arc<Policies>,
+    /// By network.
+    pub(super) gateways: Arc<BTreeMap<Arc<str>, Vec<GatewayAddress>>>,
 }
 
-/// A service and who serves it.
-#[derive(Debug)]
-pub(super) struct Indexed {
+/// A service and who serves it. It may be named by endpoints before it is known itself.
+#[derive(Debug, Clone)]
+pub(super) struct Served {
+    pub(super) key: Arc<ServiceKey>,
+    pub(super) service: Option<Arc<Service>>,
+    /// Workloads that name it, in the order of their uid, whatever their health.
+    pub(super) members: Vec<u32>,
+}
+
+/// A range of virtual addresses.
+#[derive(Debug, Clone)]
+pub(super) struct VipRange {
+    pub(super) network: Arc<str>,
+    pub(super) range: IpNet,
     pub(super) service: Arc<Service>,
-    /// Without those whose health rules them out.
-    pub(super) endpoints: Vec<Endpoint>,
+}
+
+/// All policies.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Policies {
+    /// `NAMESPACE/NAME`.
+    pub(super) by_key: BTreeMap<Arc<str>, Arc<Policy>>,
+    pub(super) of_namespaces: BTreeMap<Arc<str>, Vec<Arc<Policy>>>,
+    pub(super) global: Vec<Arc<Policy>>,
 }
 
 /// A workload as endpoint of one service.
-#[derive(Debug, Clone)]
-pub struct Endpoint {
+#[derive(Debug, Clone, Copy)]
+pub struct Endpoint<'a> {
     /// The workload.
-    pub workload: Arc<Workload>,
+    pub workload: &'a Arc<Workload>,
     /// The service's ports on it.
-    pub ports: Ports,
+    pub ports: &'a Ports,
 }
 
 /// What the address of a waypoint or network gateway turned out to be.
@@ -64,14 +88,6 @@ pub enum GatewayTarget {
     Service(Arc<Service>),
 }
 
-/// The virtual addresses of one network.
-#[derive(Debug, Default)]
-pub(super) struct VipTable {
-    pub(super) exact: HashMap<IpAddr, Vec<Arc<Service>>>,
-    /// Longest prefix first.
-    pub(super) ranges: Vec<(IpNet, Arc<Service>)>,
-}
-
 impl Snapshot {
     /// A mesh without anything.
     pub fn empty() -> Self {
@@ -80,8 +96,13 @@ impl Snapshot {
 
     /// How many workloads, services and policies there are.
     pub fn sizes(&self) -> [usize; 3] {
-        let services = self.services.values().map(HashMap::len).sum();
-        [self.workloads, services, self.policies.len()]
+        [self.workload_count, self.service_count, self.policies.by_key.len()]
+    }
+
+    /// The workload of a uid.
+    pub fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
+        let (_, workload) = self.workload_slot(uid.into())?;
+        Some(Arc::clone(workload))
     }
 
     /// The workload of a pod, by its name and, where that is known, its service account.
@@ -110,72 +131,69 @@ impl Snapshot {
         name: &str,
         service_account: Option<&str>,
     ) -> Option<Arc<Workload>> {
-        let named = self.pods.get(namespace)?.get(name)?;
         let fits = |workload: &&Arc<Workload>| {
-            service_account.is_none_or(|account| *workload.service_account == *account)
+            *workload.namespace == *namespace
+                && workload.name() == name
+                && service_account.is_none_or(|account| *workload.service_account == *account)
                 && network.is_none_or(|network| *workload.network == *network)
                 && !workload.is_network_gateway()
         };
-        let pod = named.iter().filter(fits).find(|workload| workload.is_pod());
-        pod.or_else(|| named.iter().find(fits)).map(Arc::clone)
+        let tag = self.tagger.name(namespace, name);
+        let mut fitting = self.workloads_of(&self.pods, tag).filter(fits);
+        let pod = fitting.clone().find(|workload| workload.is_pod());
+        pod.or_else(|| fitting.next()).map(Arc::clone)
     }
 
     /// The workload that has an address of its own in a network.
     pub fn workload_at(&self, network: &str, ip: IpAddr) -> Option<Arc<Workload>> {
-        self.addresses.get(network)?.get(&ip.to_canonical()).map(Arc::clone)
+        let mut having = self.workloads_having(ip.to_canonical());
+        having.find(|workload| *workload.network == *network).map(Arc::clone)
     }
 
     /// A workload that has this address in another network. Gateways do not count: they are there to be reached.
     pub fn workload_elsewhere(&self, network: &str, ip: IpAddr) -> Option<Arc<Workload>> {
-        let ip = ip.to_canonical();
-        self.addresses
-            .iter()
-            .filter(|(other, _)| ***other != *network)
-            .filter_map(|(_, table)| table.get(&ip))
-            .filter(|workload| !workload.is_network_gateway())
-            // Hash order is not the same in two runs; an answer should be.
-            .min_by_key(|workload| &workload.uid)
+        self.workloads_having(ip.to_canonical())
+            .filter(|workload| *workload.network != *network && !workload.is_network_gateway())
+            .min_by_key(|workload| workload.uid())
             .map(Arc::clone)
     }
 
     /// The workload of a namespace that has this host name.
     pub fn workload_named(&self, key: &ServiceKey) -> Option<Arc<Workload>> {
-        self.named
-            .get(&(Arc::clone(&key.namespace), Arc::clone(&key.hostname)))
+        let tag = self.tagger.name(&key.namespace, &key.hostname);
+        self.workloads_of(&self.named, tag)
+            .find(|workload| workload.namespace == key.namespace && workload.hostname == key.hostname)
             .map(Arc::clone)
     }
 
     /// The service whose own virtual address this is, as a client of a namespace sees it: of several, one in its
     /// namespace, then a canonical one, then the first (wire-facts §5).
     pub fn service_at_address(&self, network: &str, ip: IpAddr, client_namespace: &str) -> Option<Arc<Service>> {
-        let services = self.vips.get(network)?.exact.get(&ip.to_canonical())?;
-        prefer(services, client_namespace)
+        prefer(self.services_claiming(network, ip), client_namespace)
     }
 
     /// The service within whose range of virtual addresses this one lies: of several, one in the client's namespace,
     /// then that of the longest prefix, then a canonical one (wire-facts §5).
     pub fn service_of_range(&self, network: &str, ip: IpAddr, client_namespace: &str) -> Option<Arc<Service>> {
         let ip = ip.to_canonical();
-        let table = self.vips.get(network)?;
-        let matching = table
-            .ranges
-            .iter()
-            .filter(|(range, service)| range.contains(&ip) && service.visible_to(client_namespace));
-        let rank = |range: &IpNet, service: &Service| {
+        let matching = self.ranges.iter().filter(|vip| {
+            *vip.network == *network && vip.range.contains(&ip) && vip.service.visible_to(client_namespace)
+        });
+        let rank = |vip: &VipRange| {
             (
-                *service.key.namespace == *client_namespace,
-                range.prefix_len(),
-                service.canonical,
+                *vip.service.key.namespace == *client_namespace,
+                vip.range.prefix_len(),
+                vip.service.canonical,
             )
         };
         // The first of equals stays, hence a strict comparison.
-        let mut best: Option<&(IpNet, Arc<Service>)> = None;
+        let mut best: Option<&VipRange> = None;
         for candidate in matching {
-            if best.is_none_or(|held| rank(&candidate.0, &candidate.1) > rank(&held.0, &held.1)) {
+            if best.is_none_or(|held| rank(candidate) > rank(held)) {
                 best = Some(candidate);
             }
         }
-        best.map(|(_, service)| Arc::clone(service))
+        best.map(|vip| Arc::clone(&vip.service))
     }
 
     /// The service of a virtual address, by itself or as part of a range.
@@ -186,40 +204,49 @@ impl Snapshot {
 
     /// The service of this namespace and host name.
     pub fn service_named(&self, namespace: &str, hostname: &str) -> Option<Arc<Service>> {
-        self.indexed(namespace, hostname)
-            .map(|entry| Arc::clone(&entry.service))
+        let (_, served) = self.service_slot(namespace, hostname)?;
+        served.service.as_ref().map(Arc::clone)
     }
 
     /// All services of a host name, whatever their namespace, in the order of that.
-    pub fn services_of_hostname(&self, hostname: &str) -> &[Arc<Service>] {
-        self.hostnames.get(hostname).map(Vec::as_slice).unwrap_or_default()
+    pub fn services_of_hostname<'a>(&'a self, hostname: &'a str) -> impl Iterator<Item = &'a Arc<Service>> + Clone {
+        self.services_of(&self.hostnames, self.tagger.text(hostname))
+            .filter(move |service| *service.key.hostname == *hostname)
     }
 
     /// The endpoints of a service that its health policy admits, in the order of their uid.
-    pub fn endpoints(&self, key: &ServiceKey) -> &[Endpoint] {
-        self.indexed(&key.namespace, &key.hostname)
-            .map(|entry| entry.endpoints.as_slice())
-            .unwrap_or_default()
+    pub fn endpoints<'a>(&'a self, key: &'a ServiceKey) -> impl Iterator<Item = Endpoint<'a>> + Clone {
+        let served = self.service_slot(&key.namespace, &key.hostname);
+        let known = served.and_then(|(_, served)| Some((served.service.as_ref()?, &served.members)));
+        let health = known.map(|(service, _)| service.load_balancing.health);
+        let members = known.map(|(_, members)| members.as_slice()).unwrap_or_default();
+        let workloads = members.iter().filter_map(|slot| self.workloads.get(*slot));
+        workloads.filter_map(move |workload| {
+            let admitted = workload.status == Health::Healthy || health == Some(HealthPolicy::AllowAll);
+            let ports = workload.ports_for(key).filter(|_| admitted)?;
+            Some(Endpoint { workload, ports })
+        })
     }
 
     /// The policy of a key `NAMESPACE/NAME`.
     pub fn policy(&self, key: &str) -> Option<&Arc<Policy>> {
-        self.policies.get(key)
+        self.policies.by_key.get(key)
     }
 
     /// All policies in force for a workload: its namespace's, the global ones, and those which select it (wire-facts
     /// §6.1). A reference to a policy that is not there yet is passed over.
     pub fn policies_of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Arc<Policy>> + Clone {
         let namespace = self
-            .namespace_policies
+            .policies
+            .of_namespaces
             .get(&workload.namespace)
             .map(Vec::as_slice)
             .unwrap_or_default();
         let selecting = workload
             .authorization_policies
             .iter()
-            .filter_map(|key| self.policies.get(key));
-        namespace.iter().chain(&self.global_policies).chain(selecting)
+            .filter_map(|key| self.policies.by_key.get(key));
+        namespace.iter().chain(&self.policies.global).chain(selecting)
     }
 
     /// Gateways of a network, for workloads there that name none themselves.
@@ -247,23 +274,69 @@ impl Snapshot {
         }
     }
 
-    /// All services whose own virtual address this is, whoever may see them.
-    pub fn services_claiming(&self, network: &str, ip: IpAddr) -> &[Arc<Service>] {
-        let services = self
-            .vips
-            .get(network)
-            .and_then(|table| table.exact.get(&ip.to_canonical()));
-        services.map(Vec::as_slice).unwrap_or_default()
+    /// All services whose own virtual address this is, whoever may see them, in the order of their key.
+    pub fn services_claiming<'a>(
+        &'a self,
+        network: &'a str,
+        ip: IpAddr,
+    ) -> impl Iterator<Item = &'a Arc<Service>> + Clone {
+        let ip = ip.to_canonical();
+        let claims = move |service: &&Arc<Service>| {
+            let mut vips = service.vips.iter();
+            vips.any(|vip| *vip.network == *network && vip.single().is_some_and(|own| own.to_canonical() == ip))
+        };
+        self.services_of(&self.vips, self.tagger.ip(ip)).filter(claims)
     }
 
-    fn indexed(&self, namespace: &str, hostname: &str) -> Option<&Indexed> {
-        self.services.get(namespace)?.get(hostname)
+    /// Number and workload of a uid.
+    pub(super) fn workload_slot(&self, uid: Uid<'_>) -> Option<(u32, &Arc<Workload>)> {
+        let mut slots = self.uids.slots(self.tagger.uid(uid));
+        slots.find_map(|slot| Some((slot, self.workloads.get(slot).filter(|workload| workload.uid() == uid)?)))
+    }
+
+    /// Number of a service and what is known of it.
+    pub(super) fn service_slot(&self, namespace: &str, hostname: &str) -> Option<(u32, &Served)> {
+        let mut slots = self.keys.slots(self.tagger.name(namespace, hostname));
+        let is = |served: &&Arc<Served>| *served.key.namespace == *namespace && *served.key.hostname == *hostname;
+        slots.find_map(|slot| Some((slot, &**self.services.get(slot).filter(is)?)))
+    }
+
+    /// Workloads that have an address, in whatever network, and their numbers, the one to be preferred first.
+    pub(super) fn slots_having(&self, ip: IpAddr) -> impl Iterator<Item = (u32, &Arc<Workload>)> + Clone {
+        let slots = self.addresses.slots(self.tagger.ip(ip));
+        let workloads = slots.filter_map(|slot| Some((slot, self.workloads.get(slot)?)));
+        workloads.filter(move |(_, workload)| {
+            workload.network_mode == NetworkMode::Standard && workload.addresses.contains(&ip)
+        })
+    }
+
+    /// Workloads that name a service, whatever their health, in the order of their uid.
+    pub(super) fn members(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Workload>> {
+        let served = self.service_slot(&key.namespace, &key.hostname);
+        let members = served.map(|(_, served)| served.members.as_slice()).unwrap_or_default();
+        members.iter().filter_map(|slot| self.workloads.get(*slot))
+    }
+
+    fn workloads_having(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<Workload>> + Clone {
+        self.slots_having(ip).map(|(_, workload)| workload)
+    }
+
+    fn workloads_of<'a>(&'a self, index: &'a Index, tag: u32) -> impl Iterator<Item = &'a Arc<Workload>> + Clone {
+        index.slots(tag).filter_map(|slot| self.workloads.get(slot))
+    }
+
+    fn services_of<'a>(&'a self, index: &'a Index, tag: u32) -> impl Iterator<Item = &'a Arc<Service>> + Clone {
+        let served = index.slots(tag).filter_map(|slot| self.services.get(slot));
+        served.filter_map(|served| served.service.as_ref())
     }
 }
 
 /// Of the services a client may see: one in its namespace, then a canonical one, then the first.
-pub(super) fn prefer(services: &[Arc<Service>], client_namespace: &str) -> Option<Arc<Service>> {
-    let visible = || services.iter().filter(|service| service.visible_to(client_namespace));
+pub(super) fn prefer<'a>(
+    services: impl Iterator<Item = &'a Arc<Service>> + Clone,
+    client_namespace: &str,
+) -> Option<Arc<Service>> {
+    let visible = || services.clone().filter(|service| service.visible_to(client_namespace));
     visible()
         .find(|service| *service.key.namespace == *client_namespace)
         .or_else(|| visible().find(|service| service.canonical))

@@ -5,7 +5,7 @@
 //! caught in the middle of being written is not even an error as a rule.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::file::{self, LARGEST_FILE};
-use super::{Publisher, Snapshot};
+use super::file::{self, MeshFileError};
+use super::{Builder, Publisher, Snapshot};
 
 /// What is reported while the file is good.
 pub const GOOD: &str = "ok";
@@ -33,6 +33,7 @@ async fn follow_every(interval: Duration, path: PathBuf, publisher: Publisher, o
         path,
         seen: None,
         taken: None,
+        builder: Builder::new(),
     };
     loop {
         let looking = tokio::task::spawn_blocking(move || {
@@ -72,6 +73,8 @@ struct Follower {
     seen: Option<Seen>,
     /// What was last taken up, for better or worse.
     taken: Option<Seen>,
+    /// Holds the last good version, so that what the next one has in common with it stays the same.
+    builder: Builder,
 }
 
 /// What a look at the path sees.
@@ -121,37 +124,31 @@ impl Follower {
             self.taken = Some(now);
             return Some(Err(format!("{}: {error}; waiting for the file", self.path.display())));
         }
-        match read(&self.path) {
-            Ok((text, stamp)) if Seen::File(stamp.clone()) == now => {
-                self.taken = Some(now);
-                Some(file::parse(&text, &self.path).map_err(|error| error.to_string()))
-            }
+        let loaded = load(&self.path, &mut self.builder);
+        if let Ok((_, stamp)) = &loaded
+            && Seen::File(stamp.clone()) != now
+        {
             // Replaced or written while it was read: the next look sees the change.
-            Ok(_) => None,
-            Err(error) => {
-                self.taken = Some(now);
-                Some(Err(format!("{}: {error}", self.path.display())))
-            }
+            return None;
         }
+        self.taken = Some(now);
+        Some(match loaded {
+            Ok((outcome, _)) => outcome
+                .map(|()| self.builder.build())
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(format!("{}: {error}", self.path.display())),
+        })
     }
 }
 
-/// The text, and the stamp the file had after it was read.
-fn read(path: &Path) -> io::Result<(String, Stamp)> {
+/// What came of loading the file, and the stamp it had after that.
+fn load(path: &Path, builder: &mut Builder) -> io::Result<(Result<(), MeshFileError>, Stamp)> {
     let file = File::open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    // One byte more than allowed, so that the parser sees that it is too large and says so.
-    let limit = u64::try_from(LARGEST_FILE).unwrap_or(u64::MAX).saturating_add(1);
-    let mut bytes = Vec::new();
-    (&file).take(limit).read_to_end(&mut bytes)?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count();
-        io::Error::new(io::ErrorKind::InvalidData, format!("line {line} is not UTF-8 text"))
-    })?;
-    Ok((text, Stamp::from(&file.metadata()?)))
+    let outcome = file::load(&file, path, builder);
+    Ok((outcome, Stamp::from(&file.metadata()?)))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub fn is(mesh: &Snapshot, waypoint: &GatewayAddress, workload: &Workload) -> bo
         }
         GatewayDestination::Address(address) => {
             let own = *workload.network == *address.network && workload.addresses.contains(&address.ip);
-            let mut services = mesh.services_claiming(&address.network, address.ip).iter();
+            let mut services = mesh.services_claiming(&address.network, address.ip);
             own || services.any(|service| workload.ports_for(&service.key).is_some())
         }
     }

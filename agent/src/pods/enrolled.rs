@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
-use isthmus_abi::{FLAG_MTLS_REQUIRED, LISTENER_HBONE, LISTENER_OUTBOUND};
+use isthmus_abi::{FLAG_LEAVE_STRANGERS, FLAG_MTLS_REQUIRED, LISTENER_HBONE, LISTENER_OUTBOUND};
 use isthmus_wire::{Plaintext, PodStatus};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
@@ -65,6 +65,8 @@ struct Served {
     netns: Arc<Netns>,
     proxy: Arc<PodProxy>,
     trigger: DrainTrigger,
+    /// They end when the last connection does, or is cut.
+    serving: Vec<JoinHandle<()>>,
     watcher: JoinHandle<()>,
     rules: isthmus_abi::Rules,
     routing: Arc<tokio::sync::Mutex<PodRouting>>,
@@ -135,7 +137,7 @@ impl Enrolled {
                 opened
             }
         };
-        self.flags = self.wanted_flags(&parts.mesh.current(), &parts.network, &interior.addresses);
+        self.flags = self.wanted_flags(parts, &parts.mesh.current(), &interior.addresses);
         let rules = listeners.rules(self.flags).map_err(RegistryError::Listeners)?;
         parts.programs.install(slot, &netns)?;
         maps.set_addresses(slot, &self.addresses.load(), &interior.addresses)?;
@@ -181,6 +183,7 @@ impl Enrolled {
                 mesh: parts.mesh.clone(),
                 certificates: parts.certificates.clone(),
                 network: Arc::clone(&parts.network),
+                tuning: parts.tuning,
             },
         );
         let (trigger, signal) = drain();
@@ -190,16 +193,17 @@ impl Enrolled {
         let hbone = TcpListener::from_std(hbone).map_err(RegistryError::Listeners)?;
         drop(runtime);
         let (serving, kept, ending) = (Arc::clone(&proxy), place.clone(), signal.clone());
-        place.handle().spawn(async move {
+        let outbound = place.handle().spawn(async move {
             serving.outbound(outbound, ending).await;
             drop(kept);
         });
-        place.handle().spawn(Arc::clone(&proxy).inbound(hbone, signal));
+        let inbound = place.handle().spawn(Arc::clone(&proxy).inbound(hbone, signal));
         let watcher = tokio::spawn(watch(Arc::clone(&routing), self.record.slot, parts.stirred.clone()));
         Ok(Served {
             netns,
             proxy,
             trigger,
+            serving: vec![outbound, inbound],
             watcher,
             rules,
             routing,
@@ -279,7 +283,7 @@ impl Enrolled {
 
     /// The mesh may say otherwise now whether plaintext is refused.
     pub fn reconsider(&mut self, parts: &Parts, mesh: &Snapshot) -> Result<(), RegistryError> {
-        let flags = self.wanted_flags(mesh, &parts.network, &self.addresses.load());
+        let flags = self.wanted_flags(parts, mesh, &self.addresses.load());
         let draining = matches!(self.state, State::Draining { .. });
         let flags = if draining { 0 } else { flags };
         match &mut self.served {
@@ -293,14 +297,21 @@ impl Enrolled {
         }
     }
 
-    /// What the mesh says of plaintext to this pod. A pod the mesh does not know may have any policy: refused.
-    fn wanted_flags(&self, mesh: &Snapshot, network: &str, addresses: &[IpAddr]) -> u32 {
+    /// What the mesh says of plaintext to this pod, and whether its connects to strangers are left alone. A pod the mesh does not know may have any policy: refused.
+    fn wanted_flags(&self, parts: &Parts, mesh: &Snapshot, addresses: &[IpAddr]) -> u32 {
         let required = self.record.pod.mtls_required.unwrap_or_else(|| {
-            self.workload(mesh, network)
-                .or_else(|| addresses.iter().find_map(|address| mesh.workload_at(network, *address)))
+            self.workload(mesh, &parts.network)
+                .or_else(|| {
+                    addresses
+                        .iter()
+                        .find_map(|address| mesh.workload_at(&parts.network, *address))
+                })
                 .is_none_or(|workload| policy::plaintext_refused(mesh, &workload))
         });
-        if required { FLAG_MTLS_REQUIRED } else { 0 }
+        // A mesh that lacks this pod may lack its destinations as well.
+        let leaves = parts.leave_non_mesh && self.workload(mesh, &parts.network).is_some();
+        let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+        flag(required, FLAG_MTLS_REQUIRED) | flag(leaves, FLAG_LEAVE_STRANGERS)
     }
 
     fn workload(&self, mesh: &Snapshot, network: &str) -> Option<Arc<Workload>> {
@@ -372,11 +383,13 @@ impl Enrolled {
         Ok(())
     }
 
-    /// Takes no more connections; cuts what is open after `deadline`.
-    pub fn drain(&self, deadline: std::time::Duration) {
-        if let Some(served) = &self.served {
-            served.trigger.start(deadline);
-        }
+    /// Takes no more connections; cuts what is open after `deadline`. What it gives ends when all have ended.
+    pub fn drain(&mut self, deadline: std::time::Duration) -> Vec<JoinHandle<()>> {
+        let Some(served) = &mut self.served else {
+            return Vec::new();
+        };
+        served.trigger.start(deadline);
+        std::mem::take(&mut served.serving)
     }
 
     /// For status.

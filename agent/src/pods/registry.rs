@@ -12,7 +12,7 @@ use std::{
 use isthmus_wire::{Enrol, Response};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use super::{
@@ -24,6 +24,7 @@ use crate::{
     identity::Certificates,
     mesh::Mesh,
     parent::keeper::Keeper,
+    proxy::Tuning,
     redirect::{
         Claimed, Listeners, Netns, NodePrograms, PodPrograms, RedirectError, maps, policy_routing::RoutingError,
         selftest,
@@ -35,6 +36,10 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(250);
 /// How often a pod that could not be taken up again is tried.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long the kernel may believe what it was told of the mesh: several looks, so that one that is late matters not.
+const BELIEF: Duration = Duration::from_secs(2);
+/// How long after a drain's deadline the last resets may take to leave. Less than the parent's patience.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Why a pod could not be brought in or out.
 #[derive(Debug, thiserror::Error)]
@@ -96,8 +101,12 @@ pub struct Parts {
     pub certificates: Certificates,
     /// The node's network.
     pub network: Arc<str>,
+    /// Numbers of tunnels, sockets and pools.
+    pub tuning: Tuning,
     /// Data threads.
     pub shards: Shards,
+    /// Connects to addresses that are not in the mesh are left alone.
+    pub leave_non_mesh: bool,
     /// How long a released pod's connections may live on.
     pub release_deadline: Duration,
     /// Where pods' watchers report.
@@ -118,7 +127,8 @@ pub struct Registry {
     asks: mpsc::Receiver<Ask>,
     stirred: mpsc::Receiver<Stirred>,
     retried: Instant,
-    draining: Option<(Instant, oneshot::Sender<()>)>,
+    /// The kernel knows every address of the mesh.
+    mesh_written: bool,
 }
 
 impl Registry {
@@ -135,8 +145,9 @@ impl Registry {
             asks,
             stirred,
             retried: Instant::now(),
-            draining: None,
+            mesh_written: false,
         };
+        registry.write_mesh();
         let mut addresses = registry.parts.node.maps().addresses();
         for record in registry.parts.records.read_all() {
             let listeners = take_held(&mut held, &record);
@@ -248,10 +259,14 @@ impl Registry {
                 reply(answer, respond(&uid, outcome));
             }
             Ask::Drain(deadline, answer) => {
-                for pod in self.pods.values() {
-                    pod.drain(deadline);
-                }
-                self.draining = Some((Instant::now() + deadline, answer));
+                let serving: Vec<_> = self.pods.values_mut().flat_map(|pod| pod.drain(deadline)).collect();
+                tokio::spawn(async move {
+                    let ended = futures_util::future::join_all(serving);
+                    if timeout(deadline + SETTLE, ended).await.is_err() {
+                        tracing::error!("a data thread does not end its connections; they end with the process");
+                    }
+                    reply(answer, ());
+                });
             }
             Ask::Survey(answer) => reply(answer, self.survey()),
         }
@@ -362,7 +377,22 @@ impl Registry {
         }
     }
 
+    /// Tells the kernel who belongs to the mesh; without that every connect is redirected.
+    fn write_mesh(&mut self) {
+        if !self.parts.leave_non_mesh {
+            return;
+        }
+        let mesh = self.parts.mesh.current();
+        let maps = self.parts.node.maps();
+        let written = maps.set_mesh(mesh.member_addresses(), mesh.member_ranges());
+        self.mesh_written = written.is_ok();
+        report(written);
+        let time = if self.mesh_written { BELIEF } else { Duration::ZERO };
+        report(maps.believe_mesh_for(time));
+    }
+
     fn reconsider(&mut self) {
+        self.write_mesh();
         let mesh = self.parts.mesh.current();
         for pod in self.pods.values_mut() {
             report(pod.reconsider(&self.parts, &mesh));
@@ -371,6 +401,9 @@ impl Registry {
 
     /// Looks after pods that lost their path, drained pods and those that could not be taken up.
     async fn look(&mut self) {
+        if self.mesh_written {
+            report(self.parts.node.maps().believe_mesh_for(BELIEF));
+        }
         for pod in self.pods.values_mut() {
             if !pod.has_its_path() {
                 tracing::info!(pod = %pod.record.pod.name, "the pod's network namespace lost its path");
@@ -404,11 +437,6 @@ impl Registry {
         }
         if retry {
             self.retried = now;
-        }
-        let open: usize = self.pods.values().map(Enrolled::connections).sum();
-        if let Some((_, answer)) = self.draining.take_if(|(until, _)| open == 0 || now >= *until) {
-            tracing::info!(cut = open, "connections have ended");
-            reply(answer, ());
         }
     }
 

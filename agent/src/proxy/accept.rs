@@ -5,14 +5,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::net::{TcpListener, TcpStream};
+use futures_util::FutureExt as _;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::unconstrained,
+};
 
 use super::{
+    SocketOptions,
     descriptors::{Descriptors, Lease},
     leg::{Leg, arm_listener},
 };
 use crate::drain::Drain;
 
+/// Connections that may wait at a listener which closes (`BACKLOG` in `redirect/sockets.rs`).
+const LONGEST_QUEUE: usize = 4096;
 /// First and longest wait after the kernel refused to accept.
 const BACK_OFF: Duration = Duration::from_millis(5);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
@@ -23,6 +30,7 @@ pub(crate) struct Acceptor {
     descriptors: Descriptors,
     /// Descriptors one accepted connection needs, those of its way onwards included.
     need: usize,
+    options: SocketOptions,
 }
 
 /// An accepted connection and the descriptors reserved for it.
@@ -34,16 +42,23 @@ pub(crate) struct Accepted {
 
 impl Acceptor {
     /// Accepted sockets are to become [`Leg`]s or the sockets of tunnels.
-    pub(crate) fn new(listener: TcpListener, descriptors: Descriptors, need: usize) -> io::Result<Self> {
-        arm_listener(&listener)?;
+    pub(crate) fn new(
+        listener: TcpListener,
+        descriptors: Descriptors,
+        need: usize,
+        options: SocketOptions,
+    ) -> io::Result<Self> {
+        arm_listener(&listener, &options)?;
         Ok(Self {
             listener,
             descriptors,
             need,
+            options,
         })
     }
 
-    /// Hands on connections until one of the two starts to drain, and closes the listener.
+    /// Hands on connections until one of the two starts to drain, and closes the listener. Those that the kernel has
+    /// established by then are still handed on; a closed listener would reset them.
     pub(crate) async fn until(self, [one, other]: [Drain; 2], mut take: impl FnMut(Accepted)) {
         let mut started = std::pin::pin!(async {
             tokio::select! { () = one.started() => {}, () = other.started() => {} }
@@ -51,8 +66,14 @@ impl Acceptor {
         loop {
             tokio::select! {
                 biased;
-                () = &mut started => return,
+                () = &mut started => break,
                 accepted = self.next() => take(accepted),
+            }
+        }
+        for _ in 0..LONGEST_QUEUE {
+            match unconstrained(self.next()).now_or_never() {
+                Some(accepted) => take(accepted),
+                None => return,
             }
         }
     }
@@ -86,7 +107,7 @@ impl Acceptor {
     /// Over budget: the client learns at once, by a reset, and what is open keeps running.
     fn refuse(&self, tcp: TcpStream) {
         // Also one that waited from before the listener was prepared must see a reset.
-        drop(Leg::accepted(tcp));
+        drop(Leg::accepted(tcp, &self.options));
         if FULL.may_say() {
             tracing::error!(
                 limit = self.descriptors.limit(),
@@ -147,7 +168,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let budget = Descriptors::new(3);
-        let acceptor = Acceptor::new(listener, budget.clone(), 2).unwrap();
+        let acceptor = Acceptor::new(listener, budget.clone(), 2, SocketOptions::default()).unwrap();
 
         let _first = TcpStream::connect(address).await.unwrap();
         let served = acceptor.next().await;
@@ -184,7 +205,7 @@ mod tests {
         let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(said.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let acceptor = Acceptor::new(listener, Descriptors::new(100), 2).unwrap();
+        let acceptor = Acceptor::new(listener, Descriptors::new(100), 2, SocketOptions::default()).unwrap();
         let _client = TcpStream::connect(address).await.unwrap();
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;

@@ -42,7 +42,7 @@ pub(crate) enum Direction {
 impl Party {
     /// Fills in what the mesh knows.
     pub(crate) fn is(&mut self, workload: &Workload) {
-        self.workload = Some(Arc::clone(&workload.name));
+        self.workload = Some(workload.name().into());
         self.namespace = Some(Arc::clone(&workload.namespace));
         self.cluster = Some(Arc::clone(&workload.cluster_id));
     }

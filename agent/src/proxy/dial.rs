@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::{
+    Tuning,
     sockets::Sockets,
     tunnel_socket::{Abrupt, TunnelSocket},
 };
@@ -133,12 +134,16 @@ pub(crate) async fn tunnel(
     (source, from): (&SpiffeId, IpAddr),
     expected: Arc<[SpiffeId]>,
     to: SocketAddr,
-    abrupt: Abrupt,
+    (abrupt, tuning): (Abrupt, &Tuning),
 ) -> Result<(Tunnel, impl Future<Output = ()> + Send + use<>), DialError> {
     let certificate = certificate(certificates, source).await?;
     let tcp = connect(sockets, Some(from), to, CONNECT_TIMEOUT).await?;
-    let socket = TunnelSocket::new(tcp, abrupt).map_err(|cause| DialError::Socket { to, cause })?;
-    let shaken = client::handshake(ReadAhead::new(socket), certificate.client_config(expected));
+    let socket = TunnelSocket::new(tcp, abrupt, &tuning.sockets).map_err(|cause| DialError::Socket { to, cause })?;
+    let shaken = client::handshake(
+        ReadAhead::new(socket),
+        certificate.client_config(expected),
+        tuning.tunnels,
+    );
     match timeout(HANDSHAKE_TIMEOUT, shaken).await {
         Ok(shaken) => shaken.map_err(|cause| DialError::Handshake { to, cause }),
         Err(_) => Err(DialError::HandshakeTimeout {

@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::{
+    Tuning,
     access_log::{Direction, Record},
     close::{CloseReason, Phase, Who},
     connections::Guard,
@@ -39,6 +40,8 @@ pub struct GatewayParts {
     pub mesh: Mesh,
     /// Where its certificate comes from.
     pub certificates: Certificates,
+    /// Numbers of tunnels and sockets.
+    pub tuning: Tuning,
 }
 
 /// An east-west gateway: it ends outer tunnels, and pipes what is in their streams to pods of its own network without
@@ -62,6 +65,7 @@ impl Gateway {
             identity,
             mesh,
             certificates,
+            tuning,
         } = parts;
         let sockets = Arc::new(PlainSockets);
         Arc::new(Self {
@@ -70,7 +74,7 @@ impl Gateway {
             mesh,
             certificates,
             sockets,
-            parts: Parts::new(Descriptors::of_process()),
+            parts: Parts::new(Descriptors::of_process(), tuning),
         })
     }
 
@@ -128,7 +132,7 @@ impl Gateway {
             let is_last = index + 1 == endpoints.len();
             let within = if is_last { CONNECT_TIMEOUT } else { NEXT_ENDPOINT };
             match timeout_at(give_up, connect(&*self.sockets, None, *endpoint, within)).await {
-                Ok(Ok(tcp)) => match Leg::dialled(tcp) {
+                Ok(Ok(tcp)) => match Leg::dialled(tcp, &self.parts.tuning.sockets) {
                     Ok(leg) => return Ok(leg),
                     Err(error) => last = error.to_string(),
                 },

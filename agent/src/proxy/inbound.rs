@@ -93,7 +93,8 @@ impl PodProxy {
             }
         };
         let mut tally = Tally::default();
-        let reason = match incoming.accept(Some(&Baggage::of(&pod))) {
+        let baggage = self.parts.tuning.response_baggage.then(|| Baggage::of(&pod));
+        let reason = match incoming.accept(baggage.as_ref()) {
             Ok(stream) => tokio::select! {
                 ended = relay::tunnelled(leg, stream, &mut tally) => CloseReason::of_relay(&ended, Who::Server, Who::Client),
                 reason = guard.cut() => reason,
@@ -126,7 +127,7 @@ impl PodProxy {
             let tcp = deliver(&*self.sockets, client, to)
                 .await
                 .map_err(|error| error.to_string())?;
-            Leg::dialled(tcp).map_err(|error| error.to_string())
+            Leg::dialled(tcp, &self.parts.tuning.sockets).map_err(|error| error.to_string())
         };
         tokio::select! {
             leg = leg => match leg {
@@ -211,7 +212,9 @@ impl PodProxy {
         if !elsewhere && let Some(workload) = mesh.workload_at(&self.network, tunnel.from.ip()) {
             record.source.is(&workload);
         }
-        if let Some(baggage) = &request.baggage {
+        if self.parts.tuning.response_baggage
+            && let Some(baggage) = &request.baggage
+        {
             record.source.claims(baggage);
         }
     }

@@ -3,7 +3,7 @@ use std::{io, time::Duration};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::sockets::carry;
+use super::SocketOptions;
 
 /// A TCP connection to an application. Unless it is [finished](Leg::finish), its end is a reset: a clean FIN tells the
 /// application that all was said, and that must not come from an error path, nor from the kernel when the agent dies.
@@ -13,16 +13,16 @@ pub(crate) struct Leg(TcpStream);
 impl Leg {
     /// A connection from a listener which [`arm_listener`] has prepared. One that waited there from before lacks the
     /// options and gets them now.
-    pub(crate) fn accepted(tcp: TcpStream) -> io::Result<Self> {
+    pub(crate) fn accepted(tcp: TcpStream, options: &SocketOptions) -> io::Result<Self> {
         if SockRef::from(&tcp).linger()? == Some(Duration::ZERO) {
             return Ok(Self(tcp));
         }
-        Self::dialled(tcp)
+        Self::dialled(tcp, options)
     }
 
     /// A connection we dialled.
-    pub(crate) fn dialled(tcp: TcpStream) -> io::Result<Self> {
-        arm(&SockRef::from(&tcp))?;
+    pub(crate) fn dialled(tcp: TcpStream, options: &SocketOptions) -> io::Result<Self> {
+        arm(&SockRef::from(&tcp), options)?;
         Ok(Self(tcp))
     }
 
@@ -43,12 +43,12 @@ impl Leg {
 
 /// Prepares a listener so that what it accepts from now on is a [`Leg`] from the first moment. Accepted sockets inherit
 /// these options on Linux, which saves five system calls for each.
-pub(crate) fn arm_listener(listener: &tokio::net::TcpListener) -> io::Result<()> {
-    arm(&SockRef::from(listener))
+pub(crate) fn arm_listener(listener: &tokio::net::TcpListener, options: &SocketOptions) -> io::Result<()> {
+    arm(&SockRef::from(listener), options)
 }
 
-fn arm(socket: &SockRef<'_>) -> io::Result<()> {
-    carry(socket)?;
+fn arm(socket: &SockRef<'_>, options: &SocketOptions) -> io::Result<()> {
+    options.apply(socket)?;
     // Last, because it stands for all of them.
     socket.set_linger(Some(Duration::ZERO))
 }
@@ -64,7 +64,7 @@ mod tests {
 
     async fn accepted() -> (Leg, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        arm_listener(&listener).unwrap();
+        arm_listener(&listener, &SocketOptions::default()).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (tcp, _) = listener.accept().await.unwrap();
         (Leg(tcp), client)
@@ -85,10 +85,10 @@ mod tests {
     async fn one_that_waited_before_the_listener_was_prepared_gets_them_too() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        arm_listener(&listener).unwrap();
+        arm_listener(&listener, &SocketOptions::default()).unwrap();
         let (tcp, _) = listener.accept().await.unwrap();
         assert_eq!(SockRef::from(&tcp).linger().unwrap(), None);
-        let leg = Leg::accepted(tcp).unwrap();
+        let leg = Leg::accepted(tcp, &SocketOptions::default()).unwrap();
         assert!(SockRef::from(leg.get_ref()).tcp_nodelay().unwrap());
         drop(leg);
         let error = client.read(&mut [0; 1]).await.unwrap_err();

@@ -17,7 +17,7 @@ use super::{
     leg::Leg,
     pool::{Key, Seat},
     relay::{self, Tally},
-    terminate::{canonical, deadline},
+    terminate::{LAST_WORDS, canonical, deadline},
 };
 use crate::{
     drain::Drain,
@@ -56,7 +56,7 @@ impl PodProxy {
     /// Returns when the drain has started and the last connection has ended or was forced to.
     pub async fn outbound(self: Arc<Self>, listener: TcpListener, drain: Drain) {
         // One descriptor for the accepted connection, one for its way onwards.
-        let acceptor = match Acceptor::new(listener, self.parts.descriptors.clone(), 2) {
+        let acceptor = match Acceptor::new(listener, self.parts.descriptors.clone(), 2, self.parts.tuning.sockets) {
             Ok(acceptor) => acceptor,
             Err(error) => {
                 tracing::error!(%error, pod = %self.pod, "cannot serve outbound connections: the listener does not take socket options");
@@ -68,20 +68,29 @@ impl PodProxy {
             tokio::spawn(Arc::clone(&self).outbound_connection(accepted, guard));
         };
         acceptor.until([drain.clone(), self.parts.gone.listen()], take).await;
+        // Tunnels without streams say GOAWAY and close now, the others when their last stream has ended.
+        self.pool.clear();
+        let ended = async {
+            self.outgoing.empty().await;
+            self.pool.clear();
+            self.dialled.empty().await;
+        };
         tokio::select! {
-            () = self.outgoing.empty() => {}
+            () = ended => {}
             () = drain.forced() => {
                 self.outgoing.close(&deadline());
                 self.outgoing.empty().await;
+                self.pool.clear();
+                // The resets of the streams have to leave.
+                drop(timeout(LAST_WORDS, self.dialled.empty()).await);
             }
         }
-        self.pool.clear();
     }
 
     pub(super) async fn outbound_connection(self: Arc<Self>, accepted: Accepted, mut guard: Guard) {
         let Accepted { tcp, from, lease } = accepted;
         let mut record = Record::new(Direction::Outbound, canonical(from));
-        let leg = match Leg::accepted(tcp) {
+        let leg = match Leg::accepted(tcp, &self.parts.tuning.sockets) {
             Ok(leg) => leg,
             Err(error) => {
                 return record.ended(
@@ -109,7 +118,7 @@ impl PodProxy {
                 ended = relay::tunnelled(leg, stream, &mut tally) => CloseReason::of_relay(&ended, Who::Client, Who::Server),
                 reason = guard.cut() => reason,
             },
-            Upstream::Tcp(tcp) => match Leg::dialled(tcp) {
+            Upstream::Tcp(tcp) => match Leg::dialled(tcp, &self.parts.tuning.sockets) {
                 Ok(far) => tokio::select! {
                     ended = relay::plain(leg, far, &self.parts.descriptors, &mut tally) => CloseReason::of_relay(&ended, Who::Client, Who::Server),
                     reason = guard.cut() => reason,
@@ -278,6 +287,7 @@ impl PodProxy {
         let shaken = client::handshake(
             ReadAhead::passing(outer.into_io().lingering()),
             certificate.client_config(expected),
+            self.parts.tuning.tunnels,
         );
         let (tunnel, driver) = timeout(HANDSHAKE_TIMEOUT, shaken)
             .await

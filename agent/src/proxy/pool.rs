@@ -6,7 +6,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use tokio::{
@@ -15,6 +14,7 @@ use tokio::{
 };
 
 use super::{
+    PoolLimits, Tuning,
     connections::Connections,
     dial::{self, ANSWER_TIMEOUT, DialError},
     sockets::Sockets,
@@ -23,13 +23,10 @@ use super::{
 use crate::{
     hbone::{
         ConnectRequest,
-        client::{MOST_STREAMS, Opened, Tunnel},
+        client::{Opened, Tunnel},
     },
     identity::{Certificates, SpiffeId},
 };
-
-/// A tunnel without streams is kept this long.
-const IDLE: Duration = Duration::from_secs(300);
 
 /// The tunnels of one pod.
 ///
@@ -62,6 +59,7 @@ struct Shared {
     certificates: Certificates,
     tunnels: Connections,
     abrupt: Abrupt,
+    tuning: Tuning,
     entries: Mutex<HashMap<Key, Entry>>,
 }
 
@@ -77,6 +75,7 @@ type Outcome = Result<(), Arc<DialError>>;
 #[derive(Debug)]
 struct Pooled {
     tunnel: Tunnel,
+    limits: PoolLimits,
     streams: AtomicUsize,
     idle_since: Mutex<Instant>,
 }
@@ -94,6 +93,7 @@ impl Pool {
         certificates: Certificates,
         tunnels: Connections,
         abrupt: Abrupt,
+        tuning: Tuning,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -101,6 +101,7 @@ impl Pool {
                 certificates,
                 tunnels,
                 abrupt,
+                tuning,
                 entries: Mutex::default(),
             }),
         }
@@ -196,13 +197,13 @@ impl Shared {
 
     async fn dial(self: Arc<Self>, key: Key, waiters: Arc<watch::Sender<Option<Outcome>>>) {
         let expected = Arc::clone(&key.expected);
-        let abrupt = self.abrupt.clone();
+        let abrupt = (self.abrupt.clone(), &self.tuning);
         let dialled = tokio::select! {
             dialled = dial::tunnel(&*self.sockets, &self.certificates, (&key.source, key.source_ip), expected, key.peer, abrupt) => dialled,
             () = waiters.closed() => Err(DialError::Abandoned { to: key.peer }),
         };
         let (outcome, driven) = match dialled {
-            Ok((tunnel, driver)) => (Ok(()), Some((Arc::new(Pooled::new(tunnel)), driver))),
+            Ok((tunnel, driver)) => (Ok(()), Some((Arc::new(Pooled::new(tunnel, self.tuning.pool)), driver))),
             Err(error) => (Err(Arc::new(error)), None),
         };
         {
@@ -226,14 +227,15 @@ impl Shared {
     async fn keep(self: Arc<Self>, key: Key, pooled: &Weak<Pooled>, driver: impl Future<Output = ()>) {
         let mut guard = self.tunnels.enter(None);
         let mut driver = std::pin::pin!(driver);
-        let mut look_at = Instant::now() + IDLE;
+        let idle = self.tuning.pool.idle;
+        let mut look_at = Instant::now() + idle;
         loop {
             tokio::select! {
                 () = &mut driver => break,
                 _ = guard.cut() => break,
                 () = tokio::time::sleep_until(look_at) => {}
             }
-            look_at = Instant::now() + IDLE;
+            look_at = Instant::now() + idle;
             if let Some(pooled) = pooled.upgrade() {
                 match pooled.idle_until() {
                     Some(until) if until > Instant::now() && pooled.is_usable() => look_at = until,
@@ -274,9 +276,10 @@ impl Shared {
 }
 
 impl Pooled {
-    fn new(tunnel: Tunnel) -> Self {
+    fn new(tunnel: Tunnel, limits: PoolLimits) -> Self {
         Self {
             tunnel,
+            limits,
             streams: AtomicUsize::new(0),
             idle_since: Mutex::new(Instant::now()),
         }
@@ -289,7 +292,7 @@ impl Pooled {
     fn has_room(&self) -> bool {
         let streams = self.streams.load(Ordering::Relaxed);
         // The second bound takes the tunnel's lock.
-        streams < MOST_STREAMS && streams < self.tunnel.stream_limit().max(1)
+        streams < self.limits.streams && streams < self.tunnel.stream_limit().max(1)
     }
 
     /// `None` when the tunnel takes no more streams, ever. Only called under the pool's lock, after
@@ -309,7 +312,7 @@ impl Pooled {
         if self.streams.load(Ordering::Relaxed) > 0 {
             return None;
         }
-        Some(*self.idle_since.lock().unwrap_or_else(PoisonError::into_inner) + IDLE)
+        Some(*self.idle_since.lock().unwrap_or_else(PoisonError::into_inner) + self.limits.idle)
     }
 }
 

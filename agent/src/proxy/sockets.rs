@@ -3,10 +3,8 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    time::Duration,
 };
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// Sockets in a pod's network namespace. The pod's enrolment makes them; [`PlainSockets`] are those of this process.
@@ -63,15 +61,4 @@ impl Sockets for PlainSockets {
     fn owns(&self, _: IpAddr) -> bool {
         false
     }
-}
-
-/// Options of every TCP socket that carries traffic: no waiting for full segments; a dead peer is noticed.
-pub(crate) fn carry(socket: &SockRef<'_>) -> io::Result<()> {
-    const KEEPALIVE: Duration = Duration::from_secs(180);
-    socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE)
-        .with_retries(9);
-    socket.set_tcp_keepalive(&keepalive)
 }

@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use super::{
+    Tuning,
     accept::{Accepted, Acceptor},
     access_log::{Direction, Record},
     close::{CloseReason, Phase, Who},
@@ -31,7 +32,7 @@ use crate::{
 const HANDSHAKES: usize = 256;
 
 /// How long resets may take to reach the peers when tunnels are ended by force.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Who serves the streams of accepted tunnels: a pod or a gateway.
 pub(super) trait Terminator: Send + Sync + 'static {
@@ -60,6 +61,7 @@ pub(super) struct Parts {
     pub(super) handshakes: Semaphore,
     /// Told when whoever is served is gone: listeners end with it.
     pub(super) gone: DrainTrigger,
+    pub(super) tuning: Tuning,
 }
 
 /// What is known of an accepted tunnel.
@@ -74,7 +76,7 @@ pub(super) struct Accepting {
 }
 
 impl Parts {
-    pub(super) fn new(descriptors: Descriptors) -> Self {
+    pub(super) fn new(descriptors: Descriptors, tuning: Tuning) -> Self {
         Self {
             descriptors,
             streams: Connections::new(),
@@ -82,6 +84,7 @@ impl Parts {
             abrupt: Abrupt::default(),
             handshakes: Semaphore::new(HANDSHAKES),
             gone: drain().0,
+            tuning,
         }
     }
 }
@@ -103,7 +106,7 @@ pub(super) fn unavailable(reason: CloseReason) -> Refused {
 /// Accepts tunnels and serves their streams until the drain starts; returns when the last stream has ended.
 pub(super) async fn serve<T: Terminator>(terminator: Arc<T>, listener: TcpListener, drain: Drain) {
     let parts = terminator.parts();
-    let acceptor = match Acceptor::new(listener, parts.descriptors.clone(), 1) {
+    let acceptor = match Acceptor::new(listener, parts.descriptors.clone(), 1, parts.tuning.sockets) {
         Ok(acceptor) => acceptor,
         Err(error) => {
             tracing::error!(%error, "cannot serve HBONE: the listener does not take socket options");
@@ -168,11 +171,16 @@ async fn handshake<T: Terminator>(
     };
     let shaken = async {
         let certificate = terminator.certificate().await?;
-        let socket = TunnelSocket::new(tcp, parts.abrupt.clone()).map_err(|error| failed(&error))?;
+        let socket =
+            TunnelSocket::new(tcp, parts.abrupt.clone(), &parts.tuning.sockets).map_err(|error| failed(&error))?;
         let _permit = parts.handshakes.acquire().await.map_err(|error| failed(&error))?;
-        server::handshake(ReadAhead::new(socket), certificate.server_config())
-            .await
-            .map_err(|error| failed(&error.to_string()))
+        server::handshake(
+            ReadAhead::new(socket),
+            certificate.server_config(),
+            parts.tuning.tunnels,
+        )
+        .await
+        .map_err(|error| failed(&error.to_string()))
     };
     let tunnel = timeout_at(give_up, shaken).await.map_err(late)??;
     let source = tunnel.peer().clone();

@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::sockets::carry;
+use super::SocketOptions;
 
 /// The TCP connection of a tunnel. It ends in order, so that the last streams' ends still arrive, unless its owner is
 /// being torn down: a socket with unsent data would keep the pod's network namespace alive.
@@ -36,11 +36,11 @@ impl Abrupt {
 }
 
 impl TunnelSocket {
-    pub(crate) fn new(tcp: TcpStream, abrupt: Abrupt) -> io::Result<Self> {
+    pub(crate) fn new(tcp: TcpStream, abrupt: Abrupt, options: &SocketOptions) -> io::Result<Self> {
         let socket = SockRef::from(&tcp);
         // An accepted one inherited its listener's setting.
         socket.set_linger(None)?;
-        carry(&socket)?;
+        options.apply(&socket)?;
         Ok(Self { tcp, abrupt })
     }
 }

@@ -1,19 +1,25 @@
 //! Typed handles to the pinned maps.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     os::fd::AsRawFd,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, SkStorage, SockMap};
-use isthmus_abi::{GuestInterface, LISTENERS, MAX_SLOTS, Plaintext, Pod, PodAddress, Rules, Verdict};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, SkStorage, SockMap, lpm_trie::Key};
+use ipnet::IpNet;
+use isthmus_abi::{
+    GuestInterface, LISTENERS, MAX_SLOTS, MESH_PAGES, MeshBits, MeshPage, Plaintext, Pod, PodAddress, Rules,
+    SOCKET_AGENT, Verdict,
+};
+use nix::time::{ClockId, clock_gettime};
 
 use super::{Pins, RedirectError};
 
 /// Every map the programs share, by name; the log ring is aya-log's.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 14] = [
     "PODS",
     "OURS",
     "SOCKETS",
@@ -24,6 +30,9 @@ pub const NAMES: [&str; 11] = [
     "PROBES",
     "VERDICTS",
     "PLAINTEXT",
+    "MESH",
+    "RANGES",
+    "BELIEVED",
     "AYA_LOGS",
 ];
 
@@ -42,6 +51,9 @@ struct Tables {
     rerouted: HashMap<MapData, GuestInterface, u32>,
     verdicts: Array<MapData, u64>,
     plaintext: Array<MapData, Plaintext>,
+    mesh: Array<MapData, MeshPage>,
+    ranges: LpmTrie<MapData, [u8; 16], u32>,
+    believed: Array<MapData, u64>,
 }
 
 impl Maps {
@@ -56,6 +68,9 @@ impl Maps {
             rerouted: open(pins, "REROUTED", Map::HashMap)?,
             verdicts: open(pins, "VERDICTS", Map::Array)?,
             plaintext: open(pins, "PLAINTEXT", Map::Array)?,
+            mesh: open(pins, "MESH", Map::Array)?,
+            ranges: open(pins, "RANGES", Map::LpmTrie)?,
+            believed: open(pins, "BELIEVED", Map::Array)?,
         };
         Ok(Self {
             pins: pins.clone(),
@@ -186,6 +201,50 @@ impl Maps {
         self.with(|tables| tables.plaintext.get(&slot, 0)).unwrap_or_default()
     }
 
+    /// Writes down who belongs to the mesh. In no moment is an address unknown that was known before and still is: the
+    /// kernel copies a page word by word, and what goes is taken away last.
+    pub fn set_mesh(
+        &self,
+        addresses: impl Iterator<Item = IpAddr>,
+        ranges: impl Iterator<Item = IpNet>,
+    ) -> Result<(), RedirectError> {
+        let filter = filter(addresses);
+        let wanted: BTreeSet<(u32, [u8; 16])> = ranges.map(prefix).collect();
+        self.with(|tables| {
+            let noted = tables.ranges.keys().filter_map(Result::ok);
+            let gone: Vec<_> = noted
+                .filter(|key| !wanted.contains(&(key.prefix_len(), key.data())))
+                .collect();
+            for (length, address) in &wanted {
+                tables.ranges.insert(&Key::new(*length, *address), 1, 0)?;
+            }
+            for (index, page) in (0..MESH_PAGES).zip(&filter) {
+                if tables.mesh.get(&index, 0)? != *page {
+                    tables.mesh.set(index, page, 0)?;
+                }
+            }
+            gone.iter()
+                .try_for_each(|key| absent_is_fine(tables.ranges.remove(key)))
+        })
+        .map_err(failed(
+            "MESH",
+            "writing down the addresses of the mesh (too many CIDR services?)",
+        ))
+    }
+
+    /// What [`Maps::set_mesh`] wrote holds for so long from now. Zero: it holds no longer.
+    pub fn believe_mesh_for(&self, time: Duration) -> Result<(), RedirectError> {
+        let until = match time {
+            Duration::ZERO => 0,
+            time => {
+                let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+                u64::try_from((now + time).as_nanos()).unwrap_or(u64::MAX)
+            }
+        };
+        self.with(|tables| tables.believed.set(0, until, 0))
+            .map_err(failed("BELIEVED", "vouching for the addresses of the mesh"))
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut Tables) -> T) -> T {
         work(&mut self.tables.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -198,9 +257,32 @@ impl OwnSockets {
     /// Marks one. It must be done before its connect().
     pub fn own(&self, socket: &impl AsRawFd) -> Result<(), RedirectError> {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        map.insert(socket, 1u8, 0)
+        map.insert(socket, SOCKET_AGENT, 0)
             .map_err(failed("OURS", "marking a socket of the agent"))
     }
+}
+
+fn filter(addresses: impl Iterator<Item = IpAddr>) -> Vec<MeshPage> {
+    let mut pages = vec![MeshPage::EMPTY; MESH_PAGES as usize];
+    for address in addresses {
+        let place = MeshBits::of(&key(address));
+        let Some(page) = pages.get_mut(place.page as usize) else {
+            continue;
+        };
+        for (word, bit) in place.bits() {
+            if let Some(word) = page.0.get_mut(word) {
+                *word |= bit;
+            }
+        }
+    }
+    pages
+}
+
+/// A range as the trie's keys have it.
+fn prefix(range: IpNet) -> (u32, [u8; 16]) {
+    let length = u32::from(range.prefix_len());
+    let mapped = if range.addr().is_ipv4() { 96 } else { 0 };
+    (length + mapped, key(range.network()))
 }
 
 /// The address as map keys have it.
@@ -237,5 +319,39 @@ fn failed(map: &'static str, step: &'static str) -> impl FnOnce(MapError) -> Red
         map,
         step,
         cause: Box::new(cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contains(pages: &[MeshPage], address: IpAddr) -> bool {
+        let place = MeshBits::of(&key(address));
+        place
+            .bits()
+            .iter()
+            .all(|(word, bit)| pages[place.page as usize].0[*word] & bit != 0)
+    }
+
+    #[test]
+    fn the_filter_knows_every_address_and_takes_few_others_for_known() {
+        let v4 = |n: u32| IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n));
+        let v6 = |n: u32| IpAddr::from(std::net::Ipv6Addr::from((0xfd00_u128 << 112) + u128::from(n)));
+        let members = || (0..100_000).flat_map(|n| [v4(n), v6(n)]);
+        let pages = filter(members());
+        assert!(members().all(|address| contains(&pages, address)));
+        let strangers = (0..100_000).flat_map(|n| [v4(0x0100_0000 + n), v6(0x0100_0000 + n)]);
+        let taken = strangers.filter(|address| contains(&pages, *address)).count();
+        assert!(taken < 2_000, "{taken} of 200 000 strangers are taken for members");
+        assert!(!members().any(|address| contains(&filter([].into_iter()), address)));
+    }
+
+    #[test]
+    fn a_range_is_written_as_a_prefix_of_the_mapped_address() {
+        let (length, address) = prefix("240.240.7.0/16".parse().unwrap());
+        assert_eq!((length, address[12..].to_vec()), (112, vec![240, 240, 0, 0]));
+        let (length, address) = prefix("fd00:1::/32".parse().unwrap());
+        assert_eq!((length, &address[..4]), (32, &[0xfd, 0, 0, 1][..]));
     }
 }

@@ -44,6 +44,22 @@ pub const LISTENER_HBONE: u32 = 1;
 
 /// Plaintext from outside is refused.
 pub const FLAG_MTLS_REQUIRED: u32 = 1;
+/// Connects to addresses that are not in the mesh are left alone.
+pub const FLAG_LEAVE_STRANGERS: u32 = 2;
+
+/// Value in map `OURS`: a socket of the agent. Whatever else is there was put there by `connect`.
+pub const SOCKET_AGENT: u8 = 1;
+/// Value in map `OURS`: a pod's socket that was left alone, because its destination is not in the mesh.
+pub const SOCKET_STRANGER: u8 = 2;
+/// Value in map `OURS`: was left alone once, and is redirected now.
+pub const SOCKET_NOBODY: u8 = 0;
+
+/// Pages of the filter in map `MESH`.
+pub const MESH_PAGES: u32 = 128;
+/// Words of one page.
+pub const MESH_PAGE_WORDS: usize = 512;
+/// Ranges of addresses that belong to the mesh.
+pub const MAX_RANGES: u32 = 1024;
 
 /// An enrolled pod. Map `PODS`, keyed by netns cookie; present while the pod's new connections are redirected.
 #[repr(C)]
@@ -115,6 +131,63 @@ pub struct Plaintext {
     pub sent_bytes: u64,
 }
 
+/// A page of a Bloom filter over every address of the mesh: an address whose bits are not all set is not in it. One whose
+/// bits are may still not be, and is then redirected for nothing. Map `MESH`, indexed by [`MeshBits::page`].
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MeshPage(pub [u64; MESH_PAGE_WORDS]);
+
+impl MeshPage {
+    /// A page without any address.
+    pub const EMPTY: Self = Self([0; MESH_PAGE_WORDS]);
+}
+
+/// Where an address stands in the filter: one page, so that one lookup finds it, and four bits there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MeshBits {
+    /// Index of the page.
+    pub page: u32,
+    hash: u64,
+}
+
+impl MeshBits {
+    /// Of an address, IPv6 or IPv4-mapped.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(address: &[u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+        let high = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        let low = u64::from_ne_bytes([i, j, k, l, m, n, o, p]);
+        let mut hash = (high ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ low;
+        hash ^= hash >> 32;
+        hash = hash.wrapping_mul(0x94d0_49bb_1331_11eb);
+        hash ^= hash >> 29;
+        hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        hash ^= hash >> 32;
+        Self {
+            page: (hash >> 57) as u32,
+            hash,
+        }
+    }
+
+    /// (word, bit in it) of each of the four.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bits(self) -> [(usize, u64); 4] {
+        [
+            place(self.hash),
+            place(self.hash >> 15),
+            place(self.hash >> 30),
+            place(self.hash >> 45),
+        ]
+    }
+}
+
+#[inline(always)]
+const fn place(hash: u64) -> (usize, u64) {
+    ((hash >> 6) as usize & (MESH_PAGE_WORDS - 1), 1 << (hash & 63))
+}
+
 macro_rules! verdicts {
     ($($(#[$doc:meta])* $variant:ident = $value:literal $name:literal,)*) => {
         /// Why a program let something pass, turned it, or dropped it. Counted per pod in map `VERDICTS` at
@@ -175,6 +248,8 @@ verdicts! {
     ProbeLost = 16 "probe_not_noted",
     /// setsockopt(): refused, the option would send frames past the guard.
     BypassRefused = 17 "setsockopt_refused_bypass",
+    /// connect(): left alone, the destination is not in the mesh.
+    OutStranger = 18 "connect_left_alone",
 }
 
 #[expect(
@@ -188,6 +263,7 @@ const _: () = {
     assert!(size_of::<Tuple>() == 36 && offset_of!(Tuple, destination) == 16 && offset_of!(Tuple, source_port) == 32);
     assert!(size_of::<GuestInterface>() == 8 && offset_of!(GuestInterface, index) == 4);
     assert!(size_of::<Plaintext>() == 32 && offset_of!(Plaintext, sent_bytes) == 24);
+    assert!(size_of::<MeshPage>() == 4096 && MESH_PAGE_WORDS.is_power_of_two() && MESH_PAGES == 1 << 7);
     let mut index = 0;
     while index < Verdict::ALL.len() {
         assert!(Verdict::ALL[index] as usize == index);
@@ -205,7 +281,7 @@ pub const fn mapped_v4(octets: [u8; 4]) -> [u8; 16] {
 #[cfg(feature = "user")]
 mod user {
     #![expect(unsafe_code, reason = "aya::Pod is an unsafe marker")]
-    use super::{GuestInterface, Plaintext, Pod, PodAddress, Rules, Tuple};
+    use super::{GuestInterface, MeshPage, Plaintext, Pod, PodAddress, Rules, Tuple};
     // SAFETY: plain integers and byte arrays, no padding (asserted above), any bit pattern is valid.
     unsafe impl aya::Pod for Pod {}
     // SAFETY: as above.
@@ -218,4 +294,6 @@ mod user {
     unsafe impl aya::Pod for GuestInterface {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Plaintext {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for MeshPage {}
 }

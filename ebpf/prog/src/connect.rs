@@ -9,10 +9,13 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
-use isthmus_abi::{MARK_OUT, Verdict};
+use isthmus_abi::{
+    FLAG_LEAVE_STRANGERS, MARK_OUT, SOCKET_AGENT, SOCKET_NOBODY, SOCKET_STRANGER, Verdict,
+};
 use isthmus_ebpf::{
     address,
-    maps::{OURS, PODS},
+    maps::{OURS, PODS, RULES},
+    mesh,
     seen::seen,
 };
 
@@ -55,8 +58,9 @@ fn decide(ctx: &SockAddrContext, destination: &[u8; 16]) -> i32 {
         return ALLOW;
     };
     let slot = pod.slot;
-    // SAFETY: only whether there is an entry is asked.
-    if !unsafe { OURS.get_ptr_mut(ctx) }.is_null() {
+    // SAFETY: the entry is the socket's, which this context holds; one byte.
+    let kind = unsafe { OURS.get_ptr_mut(ctx).as_mut() };
+    if let Some(&mut SOCKET_AGENT) = kind {
         seen(slot, Verdict::OutAgent);
         return ALLOW;
     }
@@ -67,6 +71,14 @@ fn decide(ctx: &SockAddrContext, destination: &[u8; 16]) -> i32 {
         seen(slot, Verdict::OutLinkLocal);
         return ALLOW;
     }
+    // A subflow of MPTCP is another socket, which the guard would not know again.
+    if protocol == IPPROTO_TCP && leaves_strangers(slot) && mesh::is_stranger(destination) {
+        return leave(ctx, slot);
+    }
+    // It may have been left alone before.
+    if let Some(kind) = kind {
+        *kind = SOCKET_NOBODY;
+    }
     if mark(ctx) {
         debug!(ctx, "pod slot {}: connect redirected", slot);
         seen(slot, Verdict::OutRedirected);
@@ -76,6 +88,26 @@ fn decide(ctx: &SockAddrContext, destination: &[u8; 16]) -> i32 {
         seen(slot, Verdict::OutRefused);
         REFUSE
     }
+}
+
+#[inline(always)]
+fn leaves_strangers(slot: u32) -> bool {
+    RULES.get(slot).is_some_and(|rules| rules.flags & FLAG_LEAVE_STRANGERS != 0) && mesh::is_believed()
+}
+
+/// Notes at the socket that its SYN may leave, for the guard.
+#[inline(always)]
+fn leave(ctx: &SockAddrContext, slot: u32) -> i32 {
+    let mut stranger = SOCKET_STRANGER;
+    // SAFETY: the entry is the socket's, which this context holds; one byte.
+    let Some(kind) = (unsafe { OURS.get_or_insert_ptr_mut(ctx, Some(&mut stranger)).as_mut() }) else {
+        // Without a note the guard would drop its SYN.
+        seen(slot, Verdict::OutRefused);
+        return REFUSE;
+    };
+    *kind = SOCKET_STRANGER;
+    seen(slot, Verdict::OutStranger);
+    ALLOW
 }
 
 /// Sets our mark, whatever was there, and undoes a binding to a device, which would keep the SYN off `lo`.

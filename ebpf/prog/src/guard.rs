@@ -1,15 +1,16 @@
 //! tcx egress on the pod's links: no SYN leaves the pod but the agent's own.
 //!
-//! Marks, device bindings, rules and sockets are the pod's to change; the entry in `OURS` is not. Connections older
-//! than enrolment and replies of servers carry no bare SYN and are not touched. Headers are read from the frame itself:
+//! Marks, device bindings, rules and sockets are the pod's to change; the entry in `OURS` is not. A socket that was left
+//! alone may speak to strangers only: its destination is looked at again, since the pod may have rewritten it. Connections
+//! older than enrolment and replies of servers carry no bare SYN and are not touched. Headers are read from the frame itself:
 //! what `skb->protocol` says is the sender's claim. One instance a node, because verifying it takes milliseconds; hence its
 //! verdicts are counted for the node.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{helpers::generated::bpf_sk_storage_get, macros::classifier, programs::TcContext};
-use isthmus_abi::{NODE_SLOT, Verdict};
-use isthmus_ebpf::{maps::OURS, seen::seen};
+use isthmus_abi::{NODE_SLOT, SOCKET_AGENT, SOCKET_NOBODY, SOCKET_STRANGER, Verdict};
+use isthmus_ebpf::{address, maps::OURS, mesh, seen::seen};
 
 /// `TC_ACT_UNSPEC`: go on with the next program.
 const NEXT: i32 = -1;
@@ -75,24 +76,27 @@ fn ipv4(ctx: &TcContext, network: usize) -> i32 {
     }
     // More fragments, or not the first: the rest of the header may lie, or overlap it later.
     if fragment & 0x3fff != 0 {
-        return unless_ours(ctx, Verdict::GuardFragment);
+        return match socket_kind(ctx) {
+            SOCKET_AGENT => NEXT,
+            _ => shot(Verdict::GuardFragment),
+        };
     }
-    let Ok(destination) = ctx.load::<[u8; 2]>(network + 16) else {
+    let Ok(destination) = ctx.load::<[u8; 4]>(network + 16) else {
         return shot(Verdict::GuardUnreadable);
     };
-    tcp(ctx, network + usize::from(first & 0x0f) * 4, destination == [169, 254])
+    let destination = isthmus_abi::mapped_v4(destination);
+    tcp(ctx, network + usize::from(first & 0x0f) * 4, &destination)
 }
 
 #[inline(always)]
 fn ipv6(ctx: &TcContext, network: usize) -> i32 {
-    let (Ok(mut next), Ok(destination)) = (ctx.load::<u8>(network + 6), ctx.load::<[u8; 2]>(network + 24)) else {
+    let (Ok(mut next), Ok(destination)) = (ctx.load::<u8>(network + 6), ctx.load::<[u8; 16]>(network + 24)) else {
         return shot(Verdict::GuardUnreadable);
     };
-    let link_local = destination[0] == 0xfe && destination[1] & 0xc0 == 0x80;
     let mut offset = network + 40;
     for _ in 0..EXTENSIONS {
         match next {
-            IPPROTO_TCP => return tcp(ctx, offset, link_local),
+            IPPROTO_TCP => return tcp(ctx, offset, &destination),
             // Hop-by-hop, routing, destination options, mobility, HIP, shim6: length in 8 bytes, the first not counted.
             0 | 43 | 60 | 135 | 139 | 140 => {
                 let (Ok(following), Ok(length)) = (ctx.load::<u8>(offset), ctx.load::<u8>(offset + 1)) else {
@@ -113,8 +117,10 @@ fn ipv6(ctx: &TcContext, network: usize) -> i32 {
                 let Ok(following) = ctx.load::<u8>(offset) else {
                     return shot(Verdict::GuardUnreadable);
                 };
-                return match following {
-                    IPPROTO_TCP | 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140 => unless_ours(ctx, Verdict::GuardFragment),
+                let may_be_tcp = matches!(following, IPPROTO_TCP | 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140);
+                return match socket_kind(ctx) {
+                    SOCKET_AGENT => NEXT,
+                    _ if may_be_tcp => shot(Verdict::GuardFragment),
                     _ => NEXT,
                 };
             }
@@ -125,30 +131,33 @@ fn ipv6(ctx: &TcContext, network: usize) -> i32 {
 }
 
 #[inline(always)]
-fn tcp(ctx: &TcContext, transport: usize, link_local: bool) -> i32 {
+fn tcp(ctx: &TcContext, transport: usize, destination: &[u8; 16]) -> i32 {
     let Ok(flags) = ctx.load::<u8>(transport + 13) else {
         return shot(Verdict::GuardUnreadable);
     };
-    if flags & (SYN | ACK) != SYN || link_local {
+    if flags & (SYN | ACK) != SYN || address::is_link_local(destination) {
         return NEXT;
     }
-    unless_ours(ctx, Verdict::GuardSyn)
+    match socket_kind(ctx) {
+        SOCKET_AGENT => NEXT,
+        SOCKET_STRANGER if mesh::is_stranger(destination) => NEXT,
+        _ => shot(Verdict::GuardSyn),
+    }
 }
 
+/// What the map `OURS` says of the packet's socket; of one it does not know, what stands for nobody.
 #[inline(always)]
-fn unless_ours(ctx: &TcContext, verdict: Verdict) -> i32 {
-    // SAFETY: the kernel hands a valid context; the pointer is checked before its storage is asked for.
+fn socket_kind(ctx: &TcContext) -> u8 {
+    // SAFETY: the kernel hands a valid context; each pointer is checked before it is followed.
     unsafe {
         let socket = (*ctx.skb.skb).__bindgen_anon_2.sk;
         if socket.is_null() {
-            return shot(verdict);
+            return SOCKET_NOBODY;
         }
         let map = (&raw const OURS).cast_mut().cast::<c_void>();
-        if bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), 0).is_null() {
-            return shot(verdict);
-        }
+        let kind = bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), 0).cast::<u8>();
+        if kind.is_null() { SOCKET_NOBODY } else { *kind }
     }
-    NEXT
 }
 
 #[inline(always)]

@@ -13,6 +13,7 @@
 
 pub mod address;
 pub mod maps;
+pub mod mesh;
 pub mod seen;
 
 /// `AF_INET` of Linux.

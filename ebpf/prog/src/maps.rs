@@ -1,19 +1,20 @@
 //! All maps, once. The agent pins each under its name; both objects and every pod's instance share them.
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, SkStorage, SockMap},
+    btf_maps::{Array, HashMap, LpmTrie, SkStorage, SockMap},
     macros::btf_map,
 };
 use isthmus_abi::{
-    GuestInterface, LISTENERS, MAX_ADDRESSES, MAX_PROBES, MAX_REROUTED, MAX_SLOTS, Plaintext, Pod, PodAddress, Rules,
-    Tuple, Verdict,
+    GuestInterface, LISTENERS, MAX_ADDRESSES, MAX_PROBES, MAX_RANGES, MAX_REROUTED, MAX_SLOTS, MESH_PAGES, MeshPage,
+    Plaintext, Pod, PodAddress, Rules, Tuple, Verdict,
 };
 
 /// Netns cookie → pod, while its connects are redirected.
 #[btf_map]
 pub static PODS: HashMap<u64, Pod, { MAX_SLOTS as usize }> = HashMap::new();
 
-/// Sockets of the agent. Only it can write here (through the socket's fd), which no mark, cgroup or pid can promise.
+/// Sockets of the agent, and those left alone. Only the agent (through the socket's fd) and `connect` write here, which no
+/// mark, cgroup or pid can promise.
 #[btf_map]
 pub static OURS: SkStorage<u8> = SkStorage::new();
 
@@ -48,3 +49,16 @@ pub static VERDICTS: Array<u64, { (MAX_SLOTS * Verdict::COUNT) as usize }> = Arr
 /// Connections that reached a pod without the mesh, per slot.
 #[btf_map]
 pub static PLAINTEXT: Array<Plaintext, { MAX_SLOTS as usize }> = Array::new();
+
+/// Filter over all addresses of the mesh.
+#[btf_map]
+pub static MESH: Array<MeshPage, { MESH_PAGES as usize }> = Array::new();
+
+/// Ranges of addresses that belong to the mesh.
+#[btf_map]
+pub static RANGES: LpmTrie<[u8; 16], u32, { MAX_RANGES as usize }> = LpmTrie::new();
+
+/// Until when `MESH` and `RANGES` may be believed, in nanoseconds of `CLOCK_MONOTONIC`. The agent keeps moving it on; what
+/// an agent knew that is gone must not decide who is a stranger.
+#[btf_map]
+pub static BELIEVED: Array<u64, 1> = Array::new();

@@ -3,19 +3,21 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 16] = [
+const MAY_IMPORT: [(&str, &[&str]); 17] = [
     // The composition root knows everybody.
     (
         "app",
         &[
-            "cli", "control", "drain", "hbone", "identity", "mesh", "parent", "pods", "proxy", "redirect", "shards",
-            "tls",
+            "cli", "config", "control", "drain", "hbone", "identity", "mesh", "parent", "pods", "proxy", "redirect",
+            "shards", "tls",
         ],
     ),
     // Looks at everything and changes nothing; what it finds is also what has to go.
     ("check", &["cli", "pods", "redirect"]),
     ("cleanup", &["check", "pods", "redirect"]),
     ("cli", &["check::CheckArgs", "cleanup::CleanupArgs"]),
+    // It makes the values that others take.
+    ("config", &["hbone", "identity", "mesh::HBONE_PORT", "proxy"]),
     ("control", &["mesh", "pods"]),
     ("drain", &[]),
     // A tunnel carries what it is asked to; it does not know who uses it or why.

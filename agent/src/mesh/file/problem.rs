@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde_saphyr::Location;
 use serde_saphyr::budget::BudgetBreach;
@@ -16,7 +18,26 @@ pub(super) struct Problem {
     pub(super) extent: Extent,
     pub(super) text: String,
     /// Where that stands which it contradicts.
-    pub(super) other: Option<Location>,
+    pub(super) other: Option<Other>,
+}
+
+/// Where something stands that is contradicted.
+#[derive(Debug)]
+pub(super) enum Other {
+    /// Here.
+    At(Location),
+    /// Where this was claimed first. Who claims it is known, but not where: places of a hundred thousand workloads are not
+    /// kept for the sake of an error.
+    Claim(Claim),
+}
+
+/// What only one workload or gateway may have.
+#[derive(Debug)]
+pub(super) enum Claim {
+    /// A uid.
+    Uid(Arc<str>),
+    /// An address in a network.
+    Address(Arc<str>, IpAddr),
 }
 
 /// Something wrong with one field.
@@ -32,7 +53,15 @@ pub(super) fn fault(location: Location, text: String) -> Problem {
 /// Something that does not go with what stands at `other`.
 pub(super) fn contradiction(location: Location, text: String, other: Location) -> Problem {
     Problem {
-        other: Some(other),
+        other: Some(Other::At(other)),
+        ..fault(location, text)
+    }
+}
+
+/// A claim of what somebody else has.
+pub(super) fn taken(location: Location, text: String, claim: Claim) -> Problem {
+    Problem {
+        other: Some(Other::Claim(claim)),
         ..fault(location, text)
     }
 }

@@ -1,6 +1,7 @@
 //! The mesh file as it is written. What is said here of a field stands in docs/mesh-file.md.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_saphyr::Spanned;
 
 use super::scalar::{Entries, HostName, Ip, Number, Port, Range, Scalar};
@@ -21,7 +22,8 @@ pub(super) struct Root {
     pub(super) trust_domain: Option<At<String>>,
     pub(super) networks: Option<Vec<String>>,
     pub(super) gateways: Vec<At<GatewayEntry>>,
-    pub(super) workloads: Vec<At<WorkloadEntry>>,
+    /// Read by themselves, one by one.
+    pub(super) workloads: IgnoredAny,
     pub(super) services: Vec<At<ServiceEntry>>,
     pub(super) policies: Vec<At<PolicyEntry>>,
 }

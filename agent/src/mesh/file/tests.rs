@@ -8,14 +8,36 @@ use crate::mesh::workload::{Protocol, Workload};
 use crate::mesh::{Authority, gateway, inbound};
 
 fn good(text: &str) -> Snapshot {
-    parse(text, Path::new("mesh.yaml")).unwrap_or_else(|error| panic!("{error}"))
+    let mut builder = Builder::new();
+    streamed(text, &mut builder).unwrap_or_else(|error| panic!("{error}"));
+    let snapshot = parse(text, Path::new("mesh.yaml")).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(builder.build().sizes(), snapshot.sizes());
+    snapshot
 }
 
+/// The error, which is the same from memory and from a file.
 fn bad(text: &str) -> String {
     match parse(text, Path::new("mesh.yaml")) {
         Ok(snapshot) => panic!("taken: {snapshot:?}"),
-        Err(error) => error.to_string(),
+        Err(error) => {
+            assert_eq!(streamed(text, &mut Builder::new()), Err(error.clone()));
+            error.to_string()
+        }
     }
+}
+
+/// Loads a text as a file.
+fn streamed(text: &str, builder: &mut Builder) -> Result<(), MeshFileError> {
+    let file = tempfile(text);
+    load(&file, Path::new("mesh.yaml"), builder)
+}
+
+/// A file without a name.
+fn tempfile(text: &str) -> File {
+    let memory = nix::sys::memfd::memfd_create(c"mesh.yaml", nix::sys::memfd::MFdFlags::empty()).unwrap();
+    let mut file = File::from(memory);
+    std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+    file
 }
 
 fn at(snapshot: &Snapshot, network: &str, address: &str) -> std::sync::Arc<Workload> {
@@ -88,7 +110,7 @@ fn ztunnels_local_format_loads_unchanged() {
     let mesh = good(ZTUNNEL);
     assert_eq!(mesh.sizes(), [2, 2, 1]);
     let here = at(&mesh, "", "127.0.0.1");
-    assert_eq!(&*here.uid, "cluster1//v1/Pod/default/here");
+    assert_eq!(here.uid().to_string(), "cluster1//v1/Pod/default/here");
     assert_eq!(here.protocol, Protocol::Hbone);
     assert_eq!(here.identity().unwrap(), id("default/default"));
     assert_eq!(at(&mesh, "", "127.0.0.2").identity().unwrap(), id("default/default"));
@@ -157,7 +179,7 @@ workloads:
     );
     assert_eq!(
         (
-            &*workload.node,
+            &*workload.locality.node,
             &*workload.canonical_name,
             &*workload.canonical_revision
         ),
@@ -264,7 +286,7 @@ policies:
 fn what_is_left_out_has_its_default() {
     let mesh = good("workloads: [{name: a, namespace: demo, workloadIps: [10.0.0.1], network: net1}]");
     let workload = at(&mesh, "net1", "10.0.0.1");
-    assert_eq!(&*workload.uid, "net1//Pod/demo/a");
+    assert_eq!(workload.uid().to_string(), "net1//Pod/demo/a");
     assert_eq!(workload.identity().unwrap(), id("demo/default"));
     assert_eq!((workload.protocol, workload.capacity), (Protocol::Tcp, 1));
     assert_eq!(&*workload.cluster_id, "Kubernetes");
@@ -276,7 +298,7 @@ fn what_is_left_out_has_its_default() {
         workload.identity().unwrap().as_str(),
         "spiffe://td.example/ns/demo/sa/default"
     );
-    assert_eq!(&*workload.uid, "Kubernetes//Pod/demo/a");
+    assert_eq!(workload.uid().to_string(), "Kubernetes//Pod/demo/a");
     assert_eq!(good("workloads: []").sizes(), [0, 0, 0]);
 }
 
@@ -554,7 +576,7 @@ fn empty_and_outsized_files_are_refused() {
         assert!(bad(text).contains("the file is empty"), "{text:?}");
     }
     let large = format!("workloads: []\n#{}", "x".repeat(LARGEST_FILE));
-    assert!(bad(&large).contains("bytes are more than the 67108864"));
+    assert!(bad(&large).contains("more than the 67108864 bytes"));
     let deep = "workloads:\n".to_owned()
         + &(0..100)
             .map(|depth| format!("{}-\n", " ".repeat(depth)))
@@ -642,4 +664,61 @@ fn rubbish_is_refused_without_panic() {
             assert!(!error.to_string().is_empty());
         }
     }
+}
+
+#[test]
+fn what_two_versions_have_in_common_stays_the_same_object_and_the_rest_goes() {
+    let before = "
+workloads:
+- {name: stays, namespace: d, workloadIps: [10.0.0.1], services: {d/echo.d: {80: 80}}}
+- {name: changes, namespace: d, workloadIps: [10.0.0.2]}
+- {name: goes, namespace: d, workloadIps: [10.0.0.3], services: {d/echo.d: {80: 80}}}
+services:
+- {name: echo, namespace: d, hostname: echo.d, vips: [/10.1.0.1]}
+- {name: old, namespace: d, hostname: old.d, vips: [/10.1.0.2]}
+policies:
+- {name: p, namespace: d, scope: Namespace, action: Deny}
+";
+    let after = "
+workloads:
+- {name: changes, namespace: d, workloadIps: [10.0.0.3], services: {d/echo.d: {80: 80}}}
+- {name: stays, namespace: d, workloadIps: [10.0.0.1], services: {d/echo.d: {80: 80}}}
+services:
+- {name: echo, namespace: d, hostname: echo.d, vips: [/10.1.0.2]}
+";
+    let mut builder = Builder::new();
+    streamed(before, &mut builder).unwrap();
+    let first = builder.build();
+    assert!(streamed(&after.replace("10.0.0.3", "10.0.0.1"), &mut builder).is_err());
+    assert_eq!(builder.build().sizes(), [3, 2, 1], "an error leaves all as it was");
+    assert!(std::sync::Arc::ptr_eq(
+        &at(&builder.build(), "", "10.0.0.2"),
+        &at(&first, "", "10.0.0.2")
+    ));
+
+    streamed(after, &mut builder).unwrap();
+    let second = builder.build();
+    assert_eq!(second.sizes(), [2, 1, 0]);
+    assert!(std::sync::Arc::ptr_eq(
+        &at(&first, "", "10.0.0.1"),
+        &at(&second, "", "10.0.0.1")
+    ));
+    assert_eq!(at(&second, "", "10.0.0.3").name(), "changes");
+    assert!(second.workload_at("", ip("10.0.0.2")).is_none());
+    let names = |mesh: &Snapshot| -> Vec<_> {
+        let endpoints = key("d/echo.d");
+        mesh.endpoints(&endpoints)
+            .map(|endpoint| endpoint.workload.name().to_owned())
+            .collect()
+    };
+    assert_eq!(names(&second), ["changes", "stays"]);
+    assert_eq!(second.services_claiming("", ip("10.1.0.1")).count(), 0);
+    assert_eq!(&*second.service_at("", ip("10.1.0.2"), "d").unwrap().name, "echo");
+    assert!(second.service_named("d", "old.d").is_none());
+    // Whoever still decides by the version before sees all of it.
+    assert_eq!(
+        (first.sizes(), names(&first)),
+        ([3, 2, 1], vec!["goes".to_owned(), "stays".to_owned()])
+    );
+    assert_eq!(at(&first, "", "10.0.0.3").name(), "goes");
 }

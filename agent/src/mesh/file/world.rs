@@ -1,7 +1,6 @@
-//! The file as a whole: every entry converted, checked against the others, and put into a snapshot.
+//! The file as a whole: every entry converted, checked against the others, and given to a builder.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,57 +8,58 @@ use serde_saphyr::Location;
 
 use super::convert;
 use super::field::Extent;
-use super::problem::{Problem, claim, contradiction, fault};
-use super::schema::{At, GatewayEntry, PolicyEntry, Root, ServiceEntry, WorkloadEntry};
+use super::problem::{Claim, Problem, claim, contradiction, fault, taken};
+use super::schema::{At, GatewayEntry, NetworkModeEntry, PolicyEntry, Root, ServiceEntry, WorkloadEntry};
 use crate::identity::SpiffeId;
 use crate::mesh::HBONE_PORT;
 use crate::mesh::address::{GatewayAddress, GatewayDestination, NetworkAddress, ServiceKey};
 use crate::mesh::builder::Builder;
+use crate::mesh::draft::Draft;
 use crate::mesh::service::{Service, Vip};
-use crate::mesh::snapshot::Snapshot;
 use crate::mesh::workload::{
-    DEFAULT_CLUSTER, DEFAULT_SERVICE_ACCOUNT, DEFAULT_TRUST_DOMAIN, Membership, NetworkMode, Protocol, Workload,
+    DEFAULT_CLUSTER, DEFAULT_SERVICE_ACCOUNT, DEFAULT_TRUST_DOMAIN, Locality, Membership, NetworkMode, Protocol,
 };
 
-/// Makes a snapshot of a file that was read.
-pub(super) fn build(root: Root) -> Result<Snapshot, Problem> {
-    let mut world = World::new(root.trust_domain.as_ref(), root.networks)?;
-    for entry in root.policies {
-        world.add_policy(entry)?;
-    }
-    for entry in root.services {
-        world.add_service(entry)?;
-    }
-    for entry in root.gateways {
-        world.add_gateway(&entry.value)?;
-    }
-    for entry in root.workloads {
-        world.add_workload(entry)?;
-    }
-    Ok(world.finish())
-}
-
-/// What was taken over so far, and where it stood.
-struct World {
-    builder: Builder,
+/// What stands in a file but for its workloads, checked and taken over. Workloads come one by one after it, so that a file
+/// of a hundred thousand is never held as a whole.
+pub(super) struct World<'a> {
+    builder: &'a mut Builder,
     trust_domain: Arc<str>,
     /// All networks there are, where the file lists them.
     networks: Option<BTreeSet<String>>,
     services: HashMap<ServiceKey, (Service, Location)>,
     vips: HashMap<Vip, Location>,
     policies: HashMap<Arc<str>, Location>,
-    uids: HashMap<Arc<str>, Location>,
-    addresses: HashMap<(Arc<str>, IpAddr), Location>,
     gateways: HashMap<(Arc<str>, IpAddr, u16), Location>,
-    gateway_identities: HashMap<(Arc<str>, IpAddr), (Option<SpiffeId>, Location)>,
+    gateway_identities: HashMap<(Arc<str>, IpAddr), (SpiffeId, Location)>,
+    /// By the builder's numbers: the workloads of this file. The others are those of the file before.
+    seen: Vec<bool>,
     /// Networks that have a workload.
     populated: BTreeSet<Arc<str>>,
-    /// Who answers for a service in a tunnel.
-    identities: HashMap<ServiceKey, BTreeSet<SpiffeId>>,
 }
 
-impl World {
-    fn new(trust_domain: Option<&At<String>>, networks: Option<Vec<String>>) -> Result<Self, Problem> {
+impl<'a> World<'a> {
+    /// Takes over everything but workloads.
+    pub(super) fn new(root: Root, builder: &'a mut Builder) -> Result<Self, Problem> {
+        builder.forget_policies_and_gateways();
+        let mut world = Self::empty(root.trust_domain.as_ref(), root.networks, builder)?;
+        for entry in root.policies {
+            world.add_policy(entry)?;
+        }
+        for entry in root.services {
+            world.add_service(entry)?;
+        }
+        for entry in root.gateways {
+            world.add_gateway(&entry.value)?;
+        }
+        Ok(world)
+    }
+
+    fn empty(
+        trust_domain: Option<&At<String>>,
+        networks: Option<Vec<String>>,
+        builder: &'a mut Builder,
+    ) -> Result<Self, Problem> {
         let trust_domain = match trust_domain.filter(|given| !given.value.is_empty()) {
             None => DEFAULT_TRUST_DOMAIN.into(),
             Some(given) => {
@@ -69,18 +69,16 @@ impl World {
             }
         };
         Ok(Self {
-            builder: Builder::new(),
+            builder,
             trust_domain,
             networks: networks.map(|networks| networks.into_iter().collect()),
             services: HashMap::new(),
             vips: HashMap::new(),
             policies: HashMap::new(),
-            uids: HashMap::new(),
-            addresses: HashMap::new(),
             gateways: HashMap::new(),
             gateway_identities: HashMap::new(),
+            seen: Vec::new(),
             populated: BTreeSet::new(),
-            identities: HashMap::new(),
         })
     }
 
@@ -154,14 +152,16 @@ impl World {
         claim(&mut self.gateways, (Arc::clone(&network), ip, port), location, || {
             format!("gateway {ip} port {port} of network {network:?} is given twice")
         })?;
-        let uid = format!("NetworkGateway/{network}/{ip}/{port}");
-        let mut workload = Workload::new(&uid, &entry.namespace.value, &uid);
-        workload.addresses = vec![ip];
-        workload.network = Arc::clone(&network);
-        workload.service_account = entry.service_account.value.as_str().into();
-        workload.trust_domain = self.trust_domain(entry.trust_domain.as_ref().map(|given| given.value.as_str()));
-        check_identity(&workload, entry.namespace.referenced)?;
-        self.add_gateway_workload(workload, ip, location)?;
+        let uid = gateway_uid(entry);
+        let draft = Draft {
+            addresses: vec![ip],
+            network: Arc::clone(&network),
+            service_account: entry.service_account.value.as_str().into(),
+            trust_domain: self.trust_domain(entry.trust_domain.as_ref().map(|given| given.value.as_str())),
+            ..Draft::new(&uid, &entry.namespace.value, &uid)
+        };
+        let identity = identity(&draft, entry.namespace.referenced)?;
+        self.add_gateway_workload(draft, identity, ip, location)?;
         let destination = GatewayDestination::Address(NetworkAddress {
             network: Arc::clone(&network),
             ip,
@@ -177,69 +177,89 @@ impl World {
     }
 
     /// A second port on the same address is the same machine, for which one workload stands.
-    fn add_gateway_workload(&mut self, workload: Workload, ip: IpAddr, location: Location) -> Result<(), Problem> {
-        let address = (Arc::clone(&workload.network), ip);
-        if let Some((identity, other)) = self.gateway_identities.get(&address) {
-            if *identity == workload.identity() {
+    fn add_gateway_workload(
+        &mut self,
+        draft: Draft,
+        identity: SpiffeId,
+        ip: IpAddr,
+        location: Location,
+    ) -> Result<(), Problem> {
+        let address = (Arc::clone(&draft.network), ip);
+        if let Some((held, other)) = self.gateway_identities.get(&address) {
+            if *held == identity {
                 return Ok(());
             }
-            let text = format!(
-                "gateway {ip} of network {:?} is given another identity",
-                workload.network
-            );
+            let text = format!("gateway {ip} of network {:?} is given another identity", draft.network);
             return Err(contradiction(location, text, *other));
         }
-        self.gateway_identities
-            .insert(address.clone(), (workload.identity(), location));
-        self.uids.insert(Arc::clone(&workload.uid), location);
-        self.addresses.insert(address, location);
-        self.builder.add_workload(workload);
+        self.gateway_identities.insert(address, (identity, location));
+        self.place(draft);
         Ok(())
     }
 
-    fn add_workload(&mut self, entry: At<WorkloadEntry>) -> Result<(), Problem> {
+    /// Takes over one workload.
+    pub(super) fn add_workload(&mut self, entry: At<WorkloadEntry>) -> Result<(), Problem> {
         let start = entry.referenced;
-        let addresses: Vec<_> = entry
-            .value
-            .workload_ips
-            .iter()
-            .map(|ip| (ip.value.0.0, ip.referenced))
-            .collect();
+        let ips = entry.value.workload_ips.iter();
+        let locations: Vec<_> = ips.map(|ip| (ip.value.0.0, ip.referenced)).collect();
         let uid_location = entry.value.uid.as_ref().map(|uid| uid.referenced);
-        let workload = self.workload(entry.value, start)?;
-        let namespaced = format!("workload {}/{}", workload.namespace, workload.name);
-        claim_at(&mut self.uids, Arc::clone(&workload.uid), uid_location, start, || {
-            format!("{namespaced}: uid {:?} is given twice", workload.uid)
-        })?;
-        if workload.network_mode == NetworkMode::Standard {
-            for (ip, location) in addresses {
-                claim(
-                    &mut self.addresses,
-                    (Arc::clone(&workload.network), ip),
-                    location,
-                    || {
-                        let network = &workload.network;
-                        format!("{namespaced}: address {ip} of network {network:?} is given twice")
-                    },
-                )?;
+        let draft = self.draft(entry.value, start)?;
+        let namespaced = || format!("workload {}/{}", draft.namespace, draft.name);
+        if self.is_seen(
+            self.builder
+                .mesh()
+                .workload_slot((&*draft.uid).into())
+                .map(|(slot, _)| slot),
+        ) {
+            let text = format!("{}: uid {:?} is given twice", namespaced(), draft.uid);
+            let problem = taken(uid_location.unwrap_or(start), text, Claim::Uid(Arc::clone(&draft.uid)));
+            // A uid that was made up stands for the entry as a whole.
+            let extent = uid_location.map_or(Extent::Whole, |_| problem.extent);
+            return Err(Problem { extent, ..problem });
+        }
+        if draft.network_mode == NetworkMode::Standard {
+            for (at, (ip, location)) in locations.iter().enumerate() {
+                let twice_here = locations.iter().take(at).find(|(other, _)| other == ip);
+                if twice_here.is_none() && !self.is_address_seen(&draft.network, *ip) {
+                    continue;
+                }
+                let network = &draft.network;
+                let text = format!("{}: address {ip} of network {network:?} is given twice", namespaced());
+                return Err(match twice_here {
+                    Some((_, other)) => contradiction(*location, text, *other),
+                    None => taken(*location, text, Claim::Address(Arc::clone(network), *ip)),
+                });
             }
         }
-        self.populated.insert(Arc::clone(&workload.network));
-        if workload.protocol == Protocol::Hbone
-            && let Some(id) = workload.identity()
-        {
-            for membership in &workload.services {
-                self.identities
-                    .entry(membership.service.clone())
-                    .or_default()
-                    .insert(id.clone());
-            }
+        if !self.populated.contains(&draft.network) {
+            self.populated.insert(Arc::clone(&draft.network));
         }
-        self.builder.add_workload(workload);
+        self.place(draft);
         Ok(())
     }
 
-    fn workload(&self, entry: WorkloadEntry, start: Location) -> Result<Workload, Problem> {
+    fn place(&mut self, draft: Draft) {
+        let slot = self.builder.place_workload(draft);
+        let Ok(slot) = usize::try_from(slot) else { return };
+        if self.seen.len() <= slot {
+            self.seen.resize(slot + 1, false);
+        }
+        if let Some(seen) = self.seen.get_mut(slot) {
+            *seen = true;
+        }
+    }
+
+    fn is_seen(&self, slot: Option<u32>) -> bool {
+        let slot = slot.and_then(|slot| usize::try_from(slot).ok());
+        slot.and_then(|slot| self.seen.get(slot)).is_some_and(|seen| *seen)
+    }
+
+    fn is_address_seen(&self, network: &str, ip: IpAddr) -> bool {
+        let mut having = self.builder.mesh().slots_having(ip);
+        having.any(|(slot, workload)| *workload.network == *network && self.is_seen(Some(slot)))
+    }
+
+    fn draft(&self, entry: WorkloadEntry, start: Location) -> Result<Draft, Problem> {
         let network: Arc<str> = entry
             .network
             .as_ref()
@@ -254,7 +274,7 @@ impl World {
             text.filter(|text| !text.is_empty())
                 .map_or_else(|| default.into(), Into::into)
         };
-        let workload = Workload {
+        let draft = Draft {
             uid,
             name: entry.name.into(),
             namespace: convert::check_name(&entry.namespace.value, entry.namespace.referenced)?,
@@ -265,7 +285,6 @@ impl World {
             service_account: given(entry.service_account, DEFAULT_SERVICE_ACCOUNT),
             waypoint: entry.waypoint.map(convert::gateway_address),
             network_gateway: entry.network_gateway.map(convert::gateway_address),
-            node: entry.node.into(),
             canonical_name: entry.canonical_name.into(),
             canonical_revision: entry.canonical_revision.into(),
             workload_name: entry.workload_name.into(),
@@ -281,16 +300,17 @@ impl World {
             cluster_id: given(entry.cluster_id, DEFAULT_CLUSTER),
             hostname: entry.hostname.map_or_else(String::new, |hostname| hostname.0.0).into(),
             services: self.memberships(&entry.services.0)?,
-            locality: crate::mesh::workload::Locality {
+            locality: Locality {
                 region: entry.locality.region.into(),
                 zone: entry.locality.zone.into(),
                 subzone: entry.locality.subzone.into(),
+                node: entry.node.into(),
             },
             network_mode: convert::network_mode(entry.network_mode),
             capacity: entry.capacity.map_or(1, |capacity| capacity.0.0),
         };
-        check_identity(&workload, entry.namespace.referenced)?;
-        Ok(workload)
+        identity(&draft, entry.namespace.referenced)?;
+        Ok(draft)
     }
 
     fn check_policies(&self, keys: &[At<String>]) -> Result<(), Problem> {
@@ -314,29 +334,35 @@ impl World {
                 let text = format!("there is no service {service}; expected NAMESPACE/HOSTNAME of one");
                 return Err(fault(key.referenced, text));
             }
-            if memberships.iter().any(|membership| membership.service == *service) {
+            if memberships.iter().any(|membership| *membership.service == *service) {
                 return Err(fault(key.referenced, format!("service {service} is given twice")));
             }
             memberships.push(Membership {
-                service: service.clone(),
+                service: Arc::new(service.clone()),
                 ports: convert::ports(ports)?,
             });
         }
         Ok(memberships)
     }
 
-    /// Puts the services in, now that it is known who serves them.
-    fn finish(mut self) -> Snapshot {
+    /// Puts the services in, now that it is known who serves them, and forgets what only the file before had.
+    pub(super) fn finish(self) {
+        let (builder, seen) = (self.builder, self.seen);
+        let is_seen = |slot| usize::try_from(slot).is_ok_and(|slot: usize| seen.get(slot).is_some_and(|seen| *seen));
+        builder.keep_only(is_seen, |key| self.services.contains_key(key));
         // Within one network an endpoint's own identity is expected, which is narrower.
         let crosses = self.populated.len() > 1;
         for (key, (mut service, _)) in self.services {
             if crosses && service.subject_alt_names.is_empty() {
-                let ids = self.identities.remove(&key).unwrap_or_default();
+                let members = builder
+                    .mesh()
+                    .members(&key)
+                    .filter(|member| member.protocol == Protocol::Hbone);
+                let ids: BTreeSet<SpiffeId> = members.filter_map(|member| member.identity()).collect();
                 service.subject_alt_names = ids.into_iter().collect();
             }
-            self.builder.add_service(service);
+            builder.add_service(service);
         }
-        self.builder.build()
     }
 
     fn trust_domain(&self, given: Option<&str>) -> Arc<str> {
@@ -357,6 +383,32 @@ impl World {
                 Err(fault(location, text))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// The uid of the workload that stands for a gateway (wire-facts §1.10).
+pub(super) fn gateway_uid(entry: &GatewayEntry) -> String {
+    let port = entry.port.as_ref().map_or(HBONE_PORT, |port| port.0.0);
+    format!(
+        "NetworkGateway/{}/{}/{port}",
+        entry.network.value, entry.address.value.0.0
+    )
+}
+
+/// Where an entry claims something, if it does.
+pub(super) fn place_of_claim(entry: &At<WorkloadEntry>, claim: &Claim) -> Option<Location> {
+    let (start, entry) = (entry.referenced, &entry.value);
+    match claim {
+        Claim::Uid(wanted) => {
+            let own = uid(entry, start).ok()?;
+            (own == *wanted).then(|| entry.uid.as_ref().map_or(start, |uid| uid.referenced))
+        }
+        Claim::Address(network, wanted) => {
+            let own = entry.network.as_ref().map_or("", |network| network.value.as_str());
+            let standard = matches!(entry.network_mode, NetworkModeEntry::Standard);
+            let mut ips = entry.workload_ips.iter().filter(|_| standard && *own == **network);
+            ips.find(|ip| ip.value.0.0 == *wanted).map(|ip| ip.referenced)
         }
     }
 }
@@ -383,26 +435,7 @@ fn uid(entry: &WorkloadEntry, start: Location) -> Result<Arc<str>, Problem> {
     Ok(format!("{cluster}//Pod/{}/{}", entry.namespace.value, entry.name).into())
 }
 
-fn check_identity(workload: &Workload, location: Location) -> Result<(), Problem> {
-    SpiffeId::new(&workload.trust_domain, &workload.namespace, &workload.service_account)
-        .map(|_| ())
+fn identity(draft: &Draft, location: Location) -> Result<SpiffeId, Problem> {
+    SpiffeId::new(&draft.trust_domain, &draft.namespace, &draft.service_account)
         .map_err(|error| fault(location, format!("no identity can be made of this entry: {error}")))
-}
-
-/// [`claim`] for something that may have been made up for the entry that begins at `start`.
-fn claim_at<K: Eq + Hash>(
-    seen: &mut HashMap<K, Location>,
-    key: K,
-    location: Option<Location>,
-    start: Location,
-    text: impl FnOnce() -> String,
-) -> Result<(), Problem> {
-    claim(seen, key, location.unwrap_or(start), text).map_err(|problem| Problem {
-        extent: if location.is_none() {
-            Extent::Whole
-        } else {
-            problem.extent
-        },
-        ..problem
-    })
 }

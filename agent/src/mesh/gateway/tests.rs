@@ -1,13 +1,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::mesh::Builder;
 use crate::mesh::fixture::{gateway_at, gateway_of, ip, on, service, workload};
 use crate::mesh::service::{HealthPolicy, IpFamilies};
 use crate::mesh::workload::Health;
+use crate::mesh::{Builder, Draft};
 
-fn echo(name: &str, addresses: &[&str]) -> Workload {
-    Workload {
+fn echo(name: &str, addresses: &[&str]) -> Draft {
+    Draft {
         addresses: addresses.iter().map(|address| ip(address)).collect(),
         protocol: Protocol::Hbone,
         services: vec![on("demo/echo.demo", &[(80, 8080)])],
@@ -15,7 +15,7 @@ fn echo(name: &str, addresses: &[&str]) -> Workload {
     }
 }
 
-fn world(workloads: Vec<Workload>) -> Builder {
+fn world(workloads: Vec<Draft>) -> Builder {
     let mut builder = Builder::new();
     builder.add_service(service("demo", "echo.demo", &["net1/10.1.0.1"], &[(80, 8080)]));
     workloads
@@ -44,7 +44,7 @@ fn a_service_here_is_reached_at_15008_of_its_endpoints() {
 
 #[test]
 fn streams_spread_by_capacity_and_every_endpoint_is_in_every_order() {
-    let heavy = Workload {
+    let heavy = Draft {
         capacity: 4,
         ..echo("heavy", &["10.0.0.2"])
     };
@@ -89,7 +89,7 @@ fn a_name_of_two_namespaces_needs_one_canonical_service() {
         twin.canonical = canonical;
         twin
     };
-    let endpoint = |namespace: &str, address: &str| Workload {
+    let endpoint = |namespace: &str, address: &str| Draft {
         services: vec![on(&format!("{namespace}/x.global"), &[])],
         ..echo(namespace, &[address])
     };
@@ -110,15 +110,15 @@ fn a_name_of_two_namespaces_needs_one_canonical_service() {
 #[test]
 fn only_healthy_tunnelled_endpoints_of_the_own_network_with_an_address_count() {
     let unusable = [
-        Workload {
+        Draft {
             status: Health::Unhealthy,
             ..echo("ill", &["10.0.0.2"])
         },
-        Workload {
+        Draft {
             protocol: Protocol::Tcp,
             ..echo("plain", &["10.0.0.2"])
         },
-        Workload {
+        Draft {
             capacity: 0,
             ..echo("idle", &["10.0.0.2"])
         },
@@ -144,7 +144,7 @@ fn only_healthy_tunnelled_endpoints_of_the_own_network_with_an_address_count() {
 
 #[test]
 fn endpoints_elsewhere_are_never_given() {
-    let there = |name: &str, network: &str| Workload {
+    let there = |name: &str, network: &str| Draft {
         network: network.into(),
         network_gateway: Some(gateway_at("net2/172.18.0.2")),
         ..echo(name, &["10.0.0.5"])
@@ -164,7 +164,7 @@ fn families_and_health_follow_the_service() {
     let mut v6 = service("demo", "echo.demo", &[], &[(80, 8080)]);
     v6.ip_families = IpFamilies::V6;
     v6.load_balancing.health = HealthPolicy::AllowAll;
-    let ill = Workload {
+    let ill = Draft {
         status: Health::Unhealthy,
         ..echo("ill", &["10.0.0.2", "fd00::2"])
     };
@@ -175,7 +175,7 @@ fn families_and_health_follow_the_service() {
 
 #[test]
 fn a_services_waypoint_gets_its_streams() {
-    let waypoint = |network: &str| Workload {
+    let waypoint = |network: &str| Draft {
         addresses: vec![ip("10.0.0.50")],
         network: network.into(),
         protocol: Protocol::Hbone,

@@ -1,11 +1,11 @@
 use super::*;
-use crate::mesh::Builder;
 use crate::mesh::fixture::{gateway_at, gateway_of, ip, key, on, service, workload};
 use crate::mesh::service::WeightedWaypoint;
 use crate::mesh::workload::{ApplicationTunnel, Protocol};
+use crate::mesh::{Builder, Draft};
 
-fn pod() -> Workload {
-    Workload {
+fn pod() -> Draft {
+    Draft {
         addresses: vec![ip("10.0.0.2"), ip("fd00::2")],
         protocol: Protocol::Hbone,
         services: vec![on("demo/echo.demo", &[(80, 8080)])],
@@ -18,8 +18,13 @@ fn tunnel(protocol: TunnelProtocol, port: Option<u16>) -> Option<ApplicationTunn
 }
 
 /// The port a CONNECT ends at, or the status of its refusal.
-fn port(builder: &Builder, local: &Workload, authority: &str) -> Result<u16, u16> {
-    let admitted = admit(&builder.build(), local, ip("10.0.0.2"), &authority.parse().unwrap());
+fn port(builder: &Builder, local: &Draft, authority: &str) -> Result<u16, u16> {
+    let admitted = admit(
+        &builder.build(),
+        &local.clone().into(),
+        ip("10.0.0.2"),
+        &authority.parse().unwrap(),
+    );
     admitted
         .map(|admission| admission.to_port)
         .map_err(|refusal| refusal.status())
@@ -35,7 +40,7 @@ fn the_pods_own_address_is_admitted_and_no_other() {
     assert_eq!(port(&builder, &pod(), "[fd00::2]:80"), Err(400));
     let v6 = admit(
         &builder.build(),
-        &pod(),
+        &pod().into(),
         ip("fd00::2"),
         &"[fd00::2]:80".parse().unwrap(),
     )
@@ -50,7 +55,7 @@ fn the_agents_ports_are_refused_however_they_are_reached() {
     builder.add_service(service("demo", "sly.demo", &[], &[(80, 15008)]));
     for own in OWN_PORTS {
         assert_eq!(port(&builder, &pod(), &format!("10.0.0.2:{own}")), Err(503));
-        let tunnelled = Workload {
+        let tunnelled = Draft {
             application_tunnel: tunnel(TunnelProtocol::None, Some(own)),
             ..pod()
         };
@@ -73,7 +78,7 @@ fn a_name_is_mapped_by_the_endpoint_then_by_the_service() {
     assert_eq!(port(&builder, &pod(), "other.demo:80"), Err(503));
     let admission = admit(
         &builder.build(),
-        &pod(),
+        &pod().into(),
         ip("10.0.0.2"),
         &"echo.demo:80".parse().unwrap(),
     )
@@ -97,12 +102,12 @@ fn a_name_is_the_own_namespaces_then_the_canonical_then_the_first() {
 #[test]
 fn an_application_tunnel_takes_any_address_at_its_port() {
     let builder = Builder::new();
-    let with_port = Workload {
+    let with_port = Draft {
         application_tunnel: tunnel(TunnelProtocol::None, Some(15088)),
         ..pod()
     };
     assert_eq!(port(&builder, &with_port, "10.1.0.1:80"), Ok(15088));
-    let without = Workload {
+    let without = Draft {
         application_tunnel: tunnel(TunnelProtocol::None, None),
         ..pod()
     };
@@ -111,13 +116,13 @@ fn an_application_tunnel_takes_any_address_at_its_port() {
 
 #[test]
 fn the_proxy_protocol_is_refused_with_its_reason() {
-    let proxy = Workload {
+    let proxy = Draft {
         application_tunnel: tunnel(TunnelProtocol::Proxy, Some(15088)),
         ..pod()
     };
     let refusal = admit(
         &Snapshot::empty(),
-        &proxy,
+        &proxy.into(),
         ip("10.0.0.2"),
         &"10.0.0.2:80".parse().unwrap(),
     )
@@ -128,7 +133,7 @@ fn the_proxy_protocol_is_refused_with_its_reason() {
 
 #[test]
 fn who_has_this_pod_as_waypoint_may_be_asked_of_it() {
-    let waypoint = Workload {
+    let waypoint = Draft {
         services: vec![on("demo/waypoint.demo", &[(15008, 15008)])],
         hostname: "wp.example.com".into(),
         ..pod()
@@ -152,7 +157,7 @@ fn who_has_this_pod_as_waypoint_may_be_asked_of_it() {
         builder.add_service(behind.clone());
         assert_eq!(port(&builder, &waypoint, "10.1.0.1:80"), Ok(80), "weighted {way}");
         behind.weighted_waypoints.clear();
-        let pod_behind = Workload {
+        let pod_behind = Draft {
             addresses: vec![ip("10.0.0.9")],
             waypoint: Some(way.clone()),
             ..workload("behind")
@@ -165,7 +170,7 @@ fn who_has_this_pod_as_waypoint_may_be_asked_of_it() {
     builder.add_service(behind);
     assert_eq!(port(&builder, &waypoint, "10.1.0.1:80"), Err(400));
     // In another network the address is another one.
-    let elsewhere = Workload {
+    let elsewhere = Draft {
         network: "net2".into(),
         ..waypoint
     };

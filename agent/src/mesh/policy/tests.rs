@@ -1,6 +1,6 @@
 use super::*;
-use crate::mesh::Builder;
 use crate::mesh::fixture::{id, ip, socket, workload};
+use crate::mesh::{Builder, Draft};
 
 fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Policy {
     Policy {
@@ -40,7 +40,7 @@ fn hits(one: Match, source: Option<&SpiffeId>) -> bool {
     policy("p", Action::Deny, vec![rule(vec![vec![one]])]).matches(&connection)
 }
 
-fn verdict(policies: Vec<Policy>, destination: &Workload) -> Verdict {
+fn verdict(policies: Vec<Policy>, destination: &Draft) -> Verdict {
     let mut builder = Builder::new();
     policies.into_iter().for_each(|policy| builder.add_policy(policy));
     let connection = Connection {
@@ -48,7 +48,7 @@ fn verdict(policies: Vec<Policy>, destination: &Workload) -> Verdict {
         source: Some(&id("demo/curl")),
         destination: socket("10.0.0.2:80"),
     };
-    authorize(&builder.build(), destination, &connection)
+    authorize(&builder.build(), &destination.clone().into(), &connection)
 }
 
 fn name(verdict: &Verdict) -> (bool, Option<String>) {
@@ -130,11 +130,11 @@ fn scope_says_whom_a_policy_protects() {
         ..policy(name, Action::Deny, always())
     };
     let echo = workload("echo");
-    let selected = Workload {
+    let selected = Draft {
         authorization_policies: vec!["other/s".into(), "demo/not-there".into()],
         ..workload("echo")
     };
-    let refused = |policy: Policy, workload: &Workload| !verdict(vec![policy], workload).is_allowed();
+    let refused = |policy: Policy, workload: &Draft| !verdict(vec![policy], workload).is_allowed();
     assert!(refused(deny("n", Scope::Namespace, "demo"), &echo));
     assert!(!refused(deny("n", Scope::Namespace, "other"), &echo));
     assert!(refused(deny("g", Scope::Global, "anywhere"), &echo));
@@ -342,10 +342,10 @@ fn mapped_addresses_are_ipv4() {
 
 #[test]
 fn plaintext_is_refused_where_any_policy_is_enforced() {
-    let refused = |policies: Vec<Policy>, destination: &Workload| {
+    let refused = |policies: Vec<Policy>, destination: &Draft| {
         let mut builder = Builder::new();
         policies.into_iter().for_each(|policy| builder.add_policy(policy));
-        plaintext_refused(&builder.build(), destination)
+        plaintext_refused(&builder.build(), &destination.clone().into())
     };
     let echo = workload("echo");
     assert!(!refused(vec![], &echo));

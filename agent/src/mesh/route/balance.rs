@@ -82,9 +82,9 @@ pub(super) fn choose(mesh: &Snapshot, wanted: &Wanted<'_>, draw: &mut Draw) -> R
     }
 }
 
-fn candidate<'a>(mesh: &Snapshot, wanted: &Wanted<'_>, endpoint: &'a Endpoint) -> Result<Candidate<'a>, NoUpstream> {
-    let workload = &endpoint.workload;
-    let port = target_port(wanted.service, endpoint, wanted.port).ok_or(NoUpstream::NoPort)?;
+fn candidate<'a>(mesh: &Snapshot, wanted: &Wanted<'_>, endpoint: Endpoint<'a>) -> Result<Candidate<'a>, NoUpstream> {
+    let workload = endpoint.workload;
+    let port = target_port(wanted.service, &endpoint, wanted.port).ok_or(NoUpstream::NoPort)?;
     let place = place(mesh, wanted, workload)?;
     let rank = rank(&wanted.service.load_balancing, wanted.source, workload).ok_or(NoUpstream::NoLocality)?;
     Ok(Candidate {
@@ -97,7 +97,7 @@ fn candidate<'a>(mesh: &Snapshot, wanted: &Wanted<'_>, endpoint: &'a Endpoint) -
 
 /// The port on an endpoint: what the endpoint says, else the service; an application tunnel with a port of its own takes
 /// any (wire-facts §5).
-pub(in crate::mesh) fn target_port(service: &Service, endpoint: &Endpoint, port: u16) -> Option<u16> {
+pub(in crate::mesh) fn target_port(service: &Service, endpoint: &Endpoint<'_>, port: u16) -> Option<u16> {
     let tunnelled = || {
         endpoint
             .workload
@@ -135,13 +135,7 @@ pub(in crate::mesh) fn address(service: &Service, workload: &Workload, wanted: I
     if workload.addresses.contains(&wanted) {
         return Some(wanted);
     }
-    let usable = || {
-        workload
-            .addresses
-            .iter()
-            .copied()
-            .filter(|ip| service.ip_families.accepts(*ip))
-    };
+    let usable = || workload.addresses.iter().filter(|ip| service.ip_families.accepts(*ip));
     usable()
         .find(|ip| ip.is_ipv4() == wanted.is_ipv4())
         .or_else(|| usable().next())
@@ -175,7 +169,7 @@ fn shares(scope: Scope, source: &Workload, endpoint: &Workload) -> bool {
         Scope::Region => source.locality.region == endpoint.locality.region,
         Scope::Zone => source.locality.zone == endpoint.locality.zone,
         Scope::Subzone => source.locality.subzone == endpoint.locality.subzone,
-        Scope::Node => source.node == endpoint.node,
+        Scope::Node => source.locality.node == endpoint.locality.node,
         Scope::Cluster => source.cluster_id == endpoint.cluster_id,
         Scope::Network => source.network == endpoint.network,
     }

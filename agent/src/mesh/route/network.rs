@@ -79,7 +79,7 @@ impl Decision<'_> {
             .ok_or_else(unknown)?
         {
             GatewayTarget::Workload(workload) => {
-                let ip = given.or_else(|| workload.addresses.first().copied());
+                let ip = given.or_else(|| workload.addresses.first());
                 let ip = ip.ok_or_else(|| needs_dns(&workload))?;
                 let services = workload.services.iter();
                 let services: Vec<_> = services
@@ -108,7 +108,7 @@ impl Decision<'_> {
         given: Option<std::net::IpAddr>,
         draw: &mut Draw,
     ) -> Option<Hop> {
-        let endpoints = self.mesh.endpoints(&service.key);
+        let endpoints = || self.mesh.endpoints(&service.key);
         let own = |vip: &&crate::mesh::service::Vip| vip.network == self.source.network;
         let vip = || {
             service
@@ -118,12 +118,11 @@ impl Decision<'_> {
                 .find_map(crate::mesh::service::Vip::single)
         };
         let endpoint = |draw: &mut Draw| {
-            let addresses = endpoints.iter().flat_map(|endpoint| endpoint.workload.addresses.iter());
-            draw.weighted(addresses, |_| 1).copied()
+            let addresses = endpoints().flat_map(|endpoint| endpoint.workload.addresses.iter());
+            draw.weighted(addresses, |_| 1)
         };
         let ip = given.or_else(vip).or_else(|| endpoint(draw))?;
-        let mut ids: Vec<SpiffeId> = endpoints
-            .iter()
+        let mut ids: Vec<SpiffeId> = endpoints()
             .filter_map(|endpoint| endpoint.workload.identity())
             .collect();
         ids.extend(service.subject_alt_names.iter().cloned());

@@ -1,22 +1,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::mesh::Builder;
 use crate::mesh::fixture::{gateway_at, gateway_of, id, ip, on, service, socket, workload};
 use crate::mesh::service::{HealthPolicy, IpFamilies, Scope, Visibility, WeightedWaypoint};
 use crate::mesh::workload::{ApplicationTunnel, Health, Locality, NetworkMode, TunnelProtocol};
+use crate::mesh::{Builder, Draft};
 
 const ECHO: &str = "demo/echo.demo";
 
 /// A mesh in the making, and the pod `curl` of net1 that calls out of it.
 struct World {
     builder: Builder,
-    source: Workload,
+    source: Draft,
 }
 
 impl World {
     fn new() -> Self {
-        let source = Workload {
+        let source = Draft {
             addresses: vec![ip("10.0.0.1"), ip("fd00::1")],
             protocol: Protocol::Hbone,
             ..workload("curl")
@@ -26,7 +26,7 @@ impl World {
         Self { builder, source }
     }
 
-    fn workload(mut self, workload: Workload) -> Self {
+    fn workload(mut self, workload: Draft) -> Self {
         self.builder.add_workload(workload);
         self
     }
@@ -41,7 +41,7 @@ impl World {
         self
     }
 
-    fn source(mut self, source: Workload) -> Self {
+    fn source(mut self, source: Draft) -> Self {
         self.builder.add_workload(source.clone());
         self.source = source;
         self
@@ -53,7 +53,7 @@ impl World {
 
     fn with(&self, destination: &str, entropy: u64) -> Route {
         let flow = Flow {
-            source: &self.source,
+            source: &self.source.clone().into(),
             destination: socket(destination),
             entropy,
         };
@@ -70,10 +70,11 @@ impl World {
     /// How often each target is chosen in 1000 connections.
     fn shares(&self, destination: &str) -> BTreeMap<String, u32> {
         let snapshot = self.builder.build();
+        let source = self.source.clone().into();
         let mut shares = BTreeMap::new();
         for entropy in 0..1000 {
             let flow = Flow {
-                source: &self.source,
+                source: &source,
                 destination: socket(destination),
                 entropy,
             };
@@ -120,8 +121,8 @@ fn brief(route: &Route) -> String {
 }
 
 /// An endpoint of echo: port 80 is 8080 there.
-fn echo(name: &str, addresses: &[&str]) -> Workload {
-    Workload {
+fn echo(name: &str, addresses: &[&str]) -> Draft {
+    Draft {
         addresses: addresses.iter().map(|address| ip(address)).collect(),
         protocol: Protocol::Hbone,
         services: vec![on(ECHO, &[(80, 8080)])],
@@ -139,8 +140,8 @@ fn echo_service() -> Service {
 }
 
 /// What istiod sends for the endpoints of another network.
-fn split_horizon(network: &str, gateway: Option<GatewayAddress>) -> Workload {
-    Workload {
+fn split_horizon(network: &str, gateway: Option<GatewayAddress>) -> Draft {
+    Draft {
         uid: format!("{network}/SplitHorizonWorkload/istio-system/gateway/{ECHO}").into(),
         network: network.into(),
         network_gateway: gateway,
@@ -149,8 +150,8 @@ fn split_horizon(network: &str, gateway: Option<GatewayAddress>) -> Workload {
     }
 }
 
-fn network_gateway(network: &str, address: &str) -> Workload {
-    Workload {
+fn network_gateway(network: &str, address: &str) -> Draft {
+    Draft {
         uid: format!("NetworkGateway/{network}/{address}/0").into(),
         network: network.into(),
         namespace: "istio-system".into(),
@@ -211,7 +212,7 @@ fn own_listeners_are_refused_on_loopback_only() {
 fn a_pod_address_is_tunnelled_or_plain_as_the_pod_wants() {
     let world = World::new()
         .workload(echo("echo", &["10.0.0.2", "fd00::2"]))
-        .workload(Workload {
+        .workload(Draft {
             protocol: Protocol::Tcp,
             ..echo("plain", &["10.0.0.3", "fd00::3"])
         });
@@ -225,12 +226,12 @@ fn a_pod_address_is_tunnelled_or_plain_as_the_pod_wants() {
     let Route::Plain { workload, .. } = world.to("10.0.0.3:9000") else {
         panic!()
     };
-    assert_eq!(&*workload.unwrap().name, "plain");
+    assert_eq!(workload.unwrap().name(), "plain");
 }
 
 #[test]
 fn a_pods_own_address_is_local_and_health_does_not_count_there() {
-    let world = World::new().workload(Workload {
+    let world = World::new().workload(Draft {
         status: Health::Unhealthy,
         ..echo("ill", &["10.0.0.2"])
     });
@@ -243,7 +244,7 @@ fn a_pods_own_address_is_local_and_health_does_not_count_there() {
 
 #[test]
 fn a_node_address_is_passed_through_but_may_be_an_endpoint() {
-    let world = World::new().service(echo_service()).workload(Workload {
+    let world = World::new().service(echo_service()).workload(Draft {
         network_mode: NetworkMode::HostNetwork,
         protocol: Protocol::Tcp,
         ..echo("host", &["192.168.0.1"])
@@ -254,7 +255,7 @@ fn a_node_address_is_passed_through_but_may_be_an_endpoint() {
 
 #[test]
 fn a_tunnel_to_nobody_is_refused() {
-    let world = World::new().workload(Workload {
+    let world = World::new().workload(Draft {
         service_account: "".into(),
         ..echo("echo", &["10.0.0.2"])
     });
@@ -263,7 +264,7 @@ fn a_tunnel_to_nobody_is_refused() {
 
 #[test]
 fn a_workload_elsewhere_is_not_called_by_its_address() {
-    let there = Workload {
+    let there = Draft {
         network: "net2".into(),
         ..echo("there", &["10.0.0.9", "fd00::9"])
     };
@@ -279,7 +280,7 @@ fn a_workload_elsewhere_is_not_called_by_its_address() {
         );
     }
     // The same address in the own network is another place.
-    let here = Workload {
+    let here = Draft {
         uid: "here".into(),
         network: "net1".into(),
         ..there
@@ -292,8 +293,8 @@ fn a_workload_elsewhere_is_not_called_by_its_address() {
 
 // === workload waypoints ===
 
-fn waypoint_pod(network: &str) -> Workload {
-    Workload {
+fn waypoint_pod(network: &str) -> Draft {
+    Draft {
         addresses: vec![ip("10.0.0.50"), ip("fd00::50")],
         network: network.into(),
         protocol: Protocol::Hbone,
@@ -308,15 +309,15 @@ fn waypoint_service() -> Service {
 
 #[test]
 fn a_workloads_waypoint_stands_before_its_address() {
-    let via_name = Workload {
+    let via_name = Draft {
         waypoint: Some(gateway_of("demo/waypoint.demo")),
         ..echo("echo", &["10.0.0.2", "fd00::2"])
     };
-    let via_address = Workload {
+    let via_address = Draft {
         waypoint: Some(gateway_at("net1/10.0.0.50")),
         ..via_name.clone()
     };
-    let via_vip = Workload {
+    let via_vip = Draft {
         waypoint: Some(gateway_at("net1/10.1.0.50")),
         ..via_name.clone()
     };
@@ -340,11 +341,11 @@ fn a_workloads_waypoint_stands_before_its_address() {
 
 #[test]
 fn a_workloads_waypoint_is_never_bypassed() {
-    let behind = Workload {
+    let behind = Draft {
         waypoint: Some(gateway_of("demo/waypoint.demo")),
         ..echo("echo", &["10.0.0.2"])
     };
-    let plain = Workload {
+    let plain = Draft {
         protocol: Protocol::Tcp,
         ..behind.clone()
     };
@@ -378,10 +379,10 @@ fn a_service_goes_to_its_endpoints_as_they_want() {
     let Route::Hbone { workload, service, .. } = world.to("10.1.0.1:80") else {
         panic!()
     };
-    assert_eq!(&*workload.name, "echo");
+    assert_eq!(workload.name(), "echo");
     assert_eq!(service.unwrap().key.to_string(), ECHO);
 
-    let world = world.workload(Workload {
+    let world = world.workload(Draft {
         protocol: Protocol::Tcp,
         ..echo("echo", &["10.0.0.2", "fd00::2"])
     });
@@ -400,7 +401,7 @@ fn a_services_names_are_expected_besides_the_endpoints() {
 
 #[test]
 fn a_pods_own_service_may_be_itself() {
-    let curl = Workload {
+    let curl = Draft {
         services: vec![on(ECHO, &[])],
         ..World::new().source
     };
@@ -421,7 +422,7 @@ fn a_service_without_usable_endpoint_is_refused_not_passed() {
         reason(World::new().service(echo_service()), vip),
         NoUpstream::NoEndpoint
     );
-    let ill = Workload {
+    let ill = Draft {
         status: Health::Unhealthy,
         ..echo("ill", &["10.0.0.2"])
     };
@@ -431,7 +432,7 @@ fn a_service_without_usable_endpoint_is_refused_not_passed() {
         NoUpstream::NoPort
     );
     assert_eq!(reason(with(echo("echo", &[])), vip), NoUpstream::NoAddress);
-    let idle = Workload {
+    let idle = Draft {
         capacity: 0,
         ..echo("idle", &["10.0.0.2"])
     };
@@ -446,7 +447,7 @@ fn a_service_without_usable_endpoint_is_refused_not_passed() {
 fn an_unhealthy_endpoint_is_used_where_the_service_says_so() {
     let mut all = echo_service();
     all.load_balancing.health = HealthPolicy::AllowAll;
-    let ill = Workload {
+    let ill = Draft {
         status: Health::Unhealthy,
         ..echo("ill", &["10.0.0.2"])
     };
@@ -459,7 +460,7 @@ fn the_port_is_the_endpoints_then_the_services_then_the_tunnels() {
     let to = |service_ports: &[(u16, u16)], own: &[(u16, u16)], tunnel: Option<u16>| {
         let mut echo_service = echo_service();
         echo_service.ports = service_ports.iter().copied().collect();
-        let world = World::new().service(echo_service).workload(Workload {
+        let world = World::new().service(echo_service).workload(Draft {
             protocol: Protocol::Tcp,
             services: vec![on(ECHO, own)],
             application_tunnel: tunnel.map(|port| ApplicationTunnel {
@@ -489,7 +490,7 @@ fn the_address_is_of_a_family_the_service_uses_preferably_that_asked_for() {
     let to = |families, addresses: &[&str], vip: &str| {
         let mut service = echo_service();
         service.ip_families = families;
-        let plain = Workload {
+        let plain = Draft {
             protocol: Protocol::Tcp,
             ..echo("echo", addresses)
         };
@@ -510,7 +511,7 @@ fn the_address_is_of_a_family_the_service_uses_preferably_that_asked_for() {
 fn the_address_asked_for_is_kept_where_the_endpoint_has_it() {
     // A service whose VIP is one of its endpoint's own addresses, the second one.
     let own = service("demo", "echo.demo", &["net1/10.0.0.3"], &[(80, 8080)]);
-    let plain = Workload {
+    let plain = Draft {
         protocol: Protocol::Tcp,
         ..echo("echo", &["10.0.0.2", "10.0.0.3"])
     };
@@ -522,12 +523,12 @@ fn the_address_asked_for_is_kept_where_the_endpoint_has_it() {
 fn capacity_is_a_weight() {
     let world = World::new()
         .service(echo_service())
-        .workload(Workload {
+        .workload(Draft {
             capacity: 3,
             protocol: Protocol::Tcp,
             ..echo("a", &["10.0.0.2"])
         })
-        .workload(Workload {
+        .workload(Draft {
             protocol: Protocol::Tcp,
             ..echo("b", &["10.0.0.3"])
         });
@@ -546,7 +547,7 @@ fn a_hidden_service_is_seen_in_its_namespace_only() {
     hidden.visibility = Visibility::Namespace;
     let world = World::new().service(hidden);
     assert_eq!(brief(&world.to("10.1.0.9:80")), "plain 10.1.0.9:80");
-    let neighbour = Workload {
+    let neighbour = Draft {
         namespace: "other".into(),
         ..World::new().source
     };
@@ -556,7 +557,7 @@ fn a_hidden_service_is_seen_in_its_namespace_only() {
 
 #[test]
 fn an_endpoint_with_a_dns_name_only_needs_dns() {
-    let world = World::new().service(echo_service()).workload(Workload {
+    let world = World::new().service(echo_service()).workload(Draft {
         protocol: Protocol::Tcp,
         hostname: "example.com".into(),
         ..echo("external", &[])
@@ -574,7 +575,7 @@ fn passthrough_keeps_the_address_but_not_the_clear() {
         .service(wide)
         .workload(echo("echo", &["10.0.0.2"]))
         .workload(echo("at-vip", &["10.1.0.1"]))
-        .workload(Workload {
+        .workload(Draft {
             network: "net2".into(),
             ..echo("there", &["10.0.0.9"])
         });
@@ -590,14 +591,14 @@ fn passthrough_keeps_the_address_but_not_the_clear() {
 
 // === localities ===
 
-fn placed(name: &str, address: &str, network: &str, zone: &str, node: &str) -> Workload {
-    Workload {
+fn placed(name: &str, address: &str, network: &str, zone: &str, node: &str) -> Draft {
+    Draft {
         locality: Locality {
             region: "r".into(),
             zone: zone.into(),
             subzone: "".into(),
+            node: node.into(),
         },
-        node: node.into(),
         network: network.into(),
         protocol: Protocol::Tcp,
         ..echo(name, &[address])
@@ -612,13 +613,13 @@ fn balanced(mode: Mode, preferences: &[Scope]) -> Service {
 }
 
 fn in_zones(service: Service) -> World {
-    let source = Workload {
+    let source = Draft {
         locality: Locality {
             region: "r".into(),
             zone: "z1".into(),
             subzone: "".into(),
+            node: "n1".into(),
         },
-        node: "n1".into(),
         ..World::new().source
     };
     World::new().source(source).service(service)
@@ -712,13 +713,13 @@ fn a_services_waypoint_gets_its_traffic_for_the_original_address() {
     let Route::Hbone { workload, service, .. } = world.to("10.1.0.1:80") else {
         panic!()
     };
-    assert_eq!(&*workload.name, "waypoint");
+    assert_eq!(workload.name(), "waypoint");
     assert_eq!(service.unwrap().key.to_string(), ECHO);
 }
 
 #[test]
 fn service_traffic_passes_no_workload_waypoint() {
-    let world = World::new().service(echo_service()).workload(Workload {
+    let world = World::new().service(echo_service()).workload(Draft {
         waypoint: Some(gateway_of("demo/waypoint.demo")),
         ..echo("echo", &["10.0.0.2"])
     });
@@ -748,7 +749,7 @@ fn weighted_waypoints_share_and_rule() {
         weight,
     };
     service.weighted_waypoints = vec![share("net1/10.0.0.50", 9), share("net1/10.0.0.51", 1)];
-    let other = Workload {
+    let other = Draft {
         addresses: vec![ip("10.0.0.51")],
         protocol: Protocol::Hbone,
         ..workload("other")
@@ -772,7 +773,7 @@ fn weighted_waypoints_share_and_rule() {
 fn a_waypoint_with_an_application_tunnel_needs_no_port_in_its_service() {
     let mut portless = waypoint_service();
     portless.ports = [(80, 80)].into_iter().collect();
-    let pod = Workload {
+    let pod = Draft {
         services: vec![on("demo/waypoint.demo", &[])],
         ..waypoint_pod("net1")
     };
@@ -781,7 +782,7 @@ fn a_waypoint_with_an_application_tunnel_needs_no_port_in_its_service() {
         .service(portless)
         .workload(pod.clone());
     assert!(matches!(world.denied("10.1.0.1:80"), Deny::NoWaypoint { .. }));
-    let world = world.workload(Workload {
+    let world = world.workload(Draft {
         application_tunnel: Some(ApplicationTunnel {
             protocol: TunnelProtocol::Proxy,
             port: Some(15088),
@@ -818,7 +819,7 @@ fn another_network_is_reached_through_its_gateway_for_the_service_by_name() {
 
 #[test]
 fn a_gateways_services_names_are_expected_too() {
-    let gateway = Workload {
+    let gateway = Draft {
         services: vec![on("istio-system/gateway.istio-system", &[])],
         ..network_gateway("net2", "172.18.0.2")
     };
@@ -841,7 +842,7 @@ fn a_gateways_services_names_are_expected_too() {
 
 #[test]
 fn a_gateway_may_be_a_service_by_vip_or_by_name() {
-    let gateway_pod = Workload {
+    let gateway_pod = Draft {
         network: "net2".into(),
         namespace: "istio-system".into(),
         addresses: vec![ip("10.9.0.7")],
@@ -870,7 +871,7 @@ fn a_gateway_may_be_a_service_by_vip_or_by_name() {
 #[test]
 fn a_gateway_by_workload_host_name() {
     let named = |addresses: &[&str]| {
-        let gateway = Workload {
+        let gateway = Draft {
             hostname: "gw.example.com".into(),
             addresses: addresses.iter().map(|address| ip(address)).collect(),
             ..network_gateway("net2", "172.18.0.2")
@@ -890,7 +891,7 @@ fn an_unknown_gateway_is_refused() {
         .service(with_names(echo_service(), &["demo/echo"]))
         .workload(split_horizon("net2", Some(gateway_at("net2/172.18.0.2"))));
     assert!(matches!(world.denied("10.1.0.1:80"), Deny::UnknownGateway { .. }));
-    let nobody = Workload {
+    let nobody = Draft {
         service_account: "".into(),
         ..network_gateway("net2", "172.18.0.2")
     };
@@ -948,12 +949,12 @@ fn another_network_without_gateway_or_names_is_refused() {
 
 #[test]
 fn an_endpoint_elsewhere_with_an_address_is_still_behind_the_gateway() {
-    let there = Workload {
+    let there = Draft {
         network: "net2".into(),
         ..echo("there", &["10.0.0.9"])
     };
     for protocol in [Protocol::Tcp, Protocol::Hbone] {
-        let there = Workload {
+        let there = Draft {
             protocol,
             ..there.clone()
         };
@@ -968,14 +969,14 @@ fn an_endpoint_elsewhere_with_an_address_is_still_behind_the_gateway() {
 
 #[test]
 fn a_gateway_named_by_a_workload_of_the_own_network_is_ignored() {
-    let world = World::new().service(echo_service()).workload(Workload {
+    let world = World::new().service(echo_service()).workload(Draft {
         network_gateway: Some(gateway_at("net1/172.18.0.1")),
         ..echo("echo", &["10.0.0.2"])
     });
     assert!(brief(&world.to("10.1.0.1:80")).starts_with("hbone 10.0.0.2:15008"));
     assert!(brief(&world.to("10.0.0.2:80")).starts_with("hbone 10.0.0.2:15008"));
     // And it does not make an endpoint without an address usable.
-    let world = World::new().service(echo_service()).workload(Workload {
+    let world = World::new().service(echo_service()).workload(Draft {
         network_gateway: Some(gateway_at("net1/172.18.0.1")),
         ..echo("echo", &[])
     });
@@ -987,7 +988,7 @@ fn local_and_remote_share_by_capacity_alone() {
     let world = World::new()
         .service(with_names(echo_service(), &["demo/echo"]))
         .workload(echo("here", &["10.0.0.2"]))
-        .workload(Workload {
+        .workload(Draft {
             capacity: 3,
             ..split_horizon("net2", Some(gateway_at("net2/172.18.0.2")))
         })
@@ -1029,7 +1030,7 @@ fn no_clear_traffic_to_another_network() {
         for index in 0..6_u8 {
             let network = networks[usize::from(flip(2)) + usize::from(flip(3))];
             let address = format!("10.0.0.{}", index % 3 + if flip(2) { 3 } else { 0 });
-            let workload = Workload {
+            let workload = Draft {
                 network: network.into(),
                 protocol: if flip(2) { Protocol::Hbone } else { Protocol::Tcp },
                 waypoint: flip(5).then(|| gateway_at(&format!("{network}/10.0.0.1"))),
@@ -1069,7 +1070,7 @@ fn no_clear_traffic_to_another_network() {
                 "10.1.0.1:80",
             ] {
                 let flow = Flow {
-                    source,
+                    source: &source.clone().into(),
                     destination: socket(to),
                     entropy: seed,
                 };

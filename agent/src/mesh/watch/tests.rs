@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::mesh::Mesh;
+use crate::mesh::file::LARGEST_FILE;
 
 const ONE: &str = "workloads:\n- {name: a, namespace: demo}\n";
 const TWO: &str = "workloads:\n- {name: a, namespace: demo}\n- {name: b, namespace: demo}\n";
@@ -163,6 +164,7 @@ fn a_file_still_being_written_is_left_alone() {
         path: directory.file(),
         seen: None,
         taken: None,
+        builder: Builder::new(),
     };
     assert!(matches!(follower.look(), Some(Ok(_))), "taken at once at the start");
     assert!(follower.look().is_none(), "no news");
@@ -186,6 +188,7 @@ fn more_than_the_limit_is_not_read() {
         path: directory.file(),
         seen: None,
         taken: None,
+        builder: Builder::new(),
     };
     let problem = follower.look().unwrap().unwrap_err();
     assert!(problem.contains("more than the 67108864"), "{problem}");

@@ -3,6 +3,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use super::{LegError, chunks::Chunks};
+use crate::shards::vigil::note_work;
 
 /// Where one direction's bytes come from.
 pub(crate) trait Source {
@@ -102,6 +103,7 @@ impl<S: Source, K: Sink> Pump<S, K> {
             if !self.queue.is_empty() {
                 let count = ready!(self.sink.poll_write(cx, &mut self.queue)).map_err(Fault::Sink)?;
                 self.moved += count as u64;
+                note_work();
                 self.source.taken(count);
                 if !self.queue.is_empty() || fill == Fill::Pulled {
                     continue;

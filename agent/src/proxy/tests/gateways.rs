@@ -49,7 +49,7 @@ async fn two_networks() -> TwoNetworks {
     let mut pod = workload("server", Some(server_ip));
     pod.network = FAR.into();
     pod.services = vec![Membership {
-        service: key.clone(),
+        service: key.clone().into(),
         ports: ports(),
     }];
     far.add_workload(pod);
@@ -80,7 +80,7 @@ async fn two_networks() -> TwoNetworks {
         hbone_port: 15008,
     });
     split.services = vec![Membership {
-        service: key,
+        service: key.into(),
         ports: ports(),
     }];
     near.add_workload(split);
@@ -204,7 +204,7 @@ async fn an_endpoint_that_does_not_answer_is_passed_over() {
     let mut dead = workload("dead", Some(fresh_ip()));
     dead.network = FAR.into();
     dead.services = vec![Membership {
-        service: key,
+        service: key.into(),
         ports: [(80, 80)].into_iter().collect(),
     }];
     world.far.add_workload(dead);

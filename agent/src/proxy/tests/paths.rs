@@ -7,7 +7,7 @@ use tokio::{
 
 use super::world::{NETWORK, Pod, World, exchange, fresh_ip, id, pattern, until, workload};
 use crate::{
-    hbone::{ConnectRequest, ReadAhead, client, client::OpenError},
+    hbone::{ConnectRequest, ReadAhead, Settings, client, client::OpenError},
     mesh::workload::Protocol,
 };
 
@@ -15,9 +15,13 @@ use crate::{
 async fn ask(world: &World, account: &str, peer: SocketAddr, server: &str, authority: &str) -> Result<(), OpenError> {
     let certificate = world.certificates.get(&id(account)).await.unwrap();
     let tcp = TcpStream::connect(peer).await.unwrap();
-    let (tunnel, driver) = client::handshake(ReadAhead::new(tcp), certificate.client_config([id(server)].into()))
-        .await
-        .unwrap();
+    let (tunnel, driver) = client::handshake(
+        ReadAhead::new(tcp),
+        certificate.client_config([id(server)].into()),
+        Settings::default(),
+    )
+    .await
+    .unwrap();
     tokio::spawn(driver);
     let request = ConnectRequest {
         authority: authority.parse().unwrap(),

@@ -107,7 +107,7 @@ async fn a_pods_own_service_leads_back_to_it_under_its_own_policy() {
     service.ports = [(80, address.port())].into_iter().collect();
     let mut member = workload("server", Some(server.ip));
     member.services = vec![Membership {
-        service: key,
+        service: key.into(),
         ports: [(80, address.port())].into_iter().collect(),
     }];
     world.add_workload(member);

@@ -12,6 +12,7 @@ use crate::{
         tests::{ends, stream_pair},
     },
     proxy::{
+        SocketOptions,
         accept::Accepted,
         connections::Connections,
         descriptors::Descriptors,
@@ -106,7 +107,7 @@ async fn leg() -> (Leg, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let application = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (tcp, _) = listener.accept().await.unwrap();
-    (Leg::dialled(tcp).unwrap(), application)
+    (Leg::dialled(tcp, &SocketOptions::default()).unwrap(), application)
 }
 
 #[tokio::test]

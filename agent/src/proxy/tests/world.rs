@@ -20,8 +20,8 @@ use tracing_subscriber::{Layer, layer::SubscriberExt as _};
 use crate::{
     drain::{DrainTrigger, drain},
     identity::{Certificates, SpiffeId, embedded_ca::EmbeddedCa},
-    mesh::{Builder, HBONE_PORT, Mesh, Policy, Publisher, Service, Workload, workload::Protocol},
-    proxy::{Gateway, GatewayParts, PlainSockets, PodFacts, PodProxy, ProxyParts, Sockets},
+    mesh::{Builder, Draft, HBONE_PORT, Mesh, Policy, Publisher, Service, workload::Protocol},
+    proxy::{Gateway, GatewayParts, PlainSockets, PodFacts, PodProxy, ProxyParts, Sockets, Tuning},
 };
 
 pub(super) const NETWORK: &str = "net1";
@@ -105,13 +105,13 @@ pub(super) fn id(account: &str) -> SpiffeId {
     SpiffeId::new("cluster.local", "demo", account).unwrap()
 }
 
-pub(super) fn workload(name: &str, ip: Option<IpAddr>) -> Workload {
-    Workload {
+pub(super) fn workload(name: &str, ip: Option<IpAddr>) -> Draft {
+    Draft {
         network: NETWORK.into(),
         addresses: ip.into_iter().collect(),
         service_account: name.into(),
         protocol: Protocol::Hbone,
-        ..Workload::new(&format!("Kubernetes//Pod/demo/{name}"), "demo", name)
+        ..Draft::new(&format!("Kubernetes//Pod/demo/{name}"), "demo", name)
     }
 }
 
@@ -158,7 +158,7 @@ impl World {
         self.publisher.publish(builder.build());
     }
 
-    pub(super) fn add_workload(&self, workload: Workload) {
+    pub(super) fn add_workload(&self, workload: Draft) {
         self.change(|mesh| mesh.add_workload(workload));
     }
 
@@ -189,6 +189,7 @@ impl World {
             identity: id(account),
             mesh: self.mesh.clone(),
             certificates: self.certificates.clone(),
+            tuning: Tuning::default(),
         });
         let listener = TcpListener::bind((fresh_ip(), HBONE_PORT)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -219,6 +220,7 @@ pub(super) async fn serve_pod(
         mesh,
         certificates,
         network,
+        tuning: Tuning::default(),
     };
     let proxy = PodProxy::new(facts, parts);
     let (trigger, signal) = drain();

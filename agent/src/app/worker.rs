@@ -1,0 +1,185 @@
+//! The worker of a node agent.
+
+use std::{
+    fs, io,
+    num::NonZeroUsize,
+    os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use nix::sys::{
+    prctl,
+    signal::{SigSet, Signal},
+};
+use tokio::{
+    net::UnixListener,
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::{StartError, failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log};
+use crate::{
+    config::NodeConfig,
+    control::{self, Facts},
+    parent::keeper::Keeper,
+    pods::{
+        Registry,
+        record::Records,
+        registry::{Parts, Stirred},
+    },
+    redirect::{Netns, NodePrograms, Pins, PodPrograms, ebpf_log, netns, node::Ground, objects, selftest},
+    shards::Shards,
+};
+
+/// Serves the pods of a node until SIGTERM. `restarts` says how many workers there were before.
+///
+/// # Errors
+/// When a step of the start fails.
+pub fn worker(config: NodeConfig, restarts: u64) -> Result<(), StartError> {
+    start_log(&config.common.log)?;
+    // The parent blocks signals for itself; and a worker without a parent would hold pods nobody restarts.
+    SigSet::all().thread_unblock().map_err(failed("unblocking signals"))?;
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("asking to end with the parent"))?;
+    raise_descriptor_limit();
+    netns::remember_home().map_err(failed("opening this process's network namespace"))?;
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let data =
+        Shards::start(config.threads.on(cores, config.cpus), config.vigil).map_err(failed("starting data threads"))?;
+    let control = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed("starting the control runtime"))?;
+    let served = control.block_on(serve(config, restarts, data));
+    // A blocking call under way must not hold up the end.
+    control.shutdown_background();
+    served
+}
+
+async fn serve(config: NodeConfig, restarts: u64, data: Shards) -> Result<(), StartError> {
+    let (keeper, mut held) =
+        Keeper::greet().map_err(failed("talking to the parent process; `isthmus run` starts workers"))?;
+    prepare_run_directory(&config.run_dir)?;
+    let (mesh, mesh_state) = follow_mesh(&config.common).await;
+    let certificates = open_certificates(&config.common)?;
+
+    let node_netns = Netns::open(&config.node_netns).map_err(failed(
+        "opening the node's network namespace (an agent that is in it may say --node-netns /proc/self/ns/net)",
+    ))?;
+    let pins = Pins::new(&config.bpffs, &config.node, objects::generation());
+    let (node, programs) = redirect(&config, &pins, &node_netns).await?;
+
+    let path = config.run_dir.join(isthmus_wire::SOCKET_NAME);
+    let control = match held.remove("control") {
+        Some(socket) => socket.into(),
+        None => bind_control(&path, &keeper)?,
+    };
+    let control = UnixListener::from_std(control).map_err(failed("listening on the control socket"))?;
+
+    let (stirred, stirrings) = mpsc::channel::<Stirred>(256);
+    let network: Arc<str> = config.common.network.as_str().into();
+    let parts = Parts {
+        node,
+        programs,
+        node_cookie: node_netns.cookie(),
+        records: Records::open(&config.run_dir).map_err(failed("opening the records of pods"))?,
+        keeper,
+        mesh: mesh.clone(),
+        certificates,
+        network: Arc::clone(&network),
+        tuning: config.common.tuning,
+        shards: data,
+        leave_non_mesh: config.leave_non_mesh,
+        release_deadline: config.release_deadline,
+        stirred,
+    };
+    drop(node_netns);
+    let (registry, pods) = Registry::adopt(parts, stirrings, held).await;
+    if registry.is_whole() {
+        registry.remove_other_generations();
+    }
+    registry.tell_ready().map_err(failed("telling the parent process"))?;
+    let facts = Facts {
+        node: config.node.as_str().into(),
+        network,
+        restarts,
+        mesh_state,
+        mesh,
+    };
+    let control = tokio::spawn(control::serve(control, pods.clone(), facts));
+    // Before anybody is told to go ahead: from here on SIGTERM drains.
+    let mut terminated = signal(SignalKind::terminate()).map_err(failed("listening for SIGTERM"))?;
+    // A terminal sends SIGINT to the parent too, which passes on what it means.
+    let _interrupted = signal(SignalKind::interrupt()).map_err(failed("listening for SIGINT"))?;
+    tracing::info!(node = config.node, "ready");
+    let registry = tokio::spawn(registry.run());
+
+    terminated.recv().await;
+    let deadline = config.common.drain_deadline;
+    tracing::info!(?deadline, "draining; pods stay guarded");
+    control.abort();
+    pods.drain(deadline).await;
+    registry.abort();
+    tracing::info!("drained");
+    Ok(())
+}
+
+async fn redirect(config: &NodeConfig, pins: &Pins, node: &Netns) -> Result<(NodePrograms, PodPrograms), StartError> {
+    let cgroup = match &config.cgroup {
+        Some(path) => path.clone(),
+        None => cgroup2_root()?,
+    };
+    let ground = Ground {
+        pins: pins.clone(),
+        cgroup: &cgroup,
+        node,
+        log: config.ebpf_log,
+    };
+    let programs = NodePrograms::attach(&ground).map_err(failed("attaching the node's programs"))?;
+    let pods = PodPrograms::new(pins, config.ebpf_log);
+    if config.ebpf_log {
+        ebpf_log::follow(&programs).map_err(failed("reading the log of the eBPF programs"))?;
+    }
+    selftest::run(&programs, &pods)
+        .await
+        .map_err(failed("proving that connects are redirected"))?;
+    tracing::info!(
+        adopted = programs.adopted(),
+        generation = pins.generation(),
+        "redirection works on this kernel"
+    );
+    Ok((programs, pods))
+}
+
+fn prepare_run_directory(path: &Path) -> Result<(), StartError> {
+    let step = || format!("making the run directory {}", path.display());
+    fs::create_dir_all(path).map_err(failed(step()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed(step()))
+}
+
+fn bind_control(path: &Path, keeper: &Keeper) -> Result<std::os::unix::net::UnixListener, StartError> {
+    let step = || format!("listening on {}", path.display());
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(step())(error)),
+        _ => {}
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path).map_err(failed(step()))?;
+    listener.set_nonblocking(true).map_err(failed(step()))?;
+    keeper.hold("control", listener.as_fd()).map_err(failed(step()))?;
+    Ok(listener)
+}
+
+fn cgroup2_root() -> Result<PathBuf, StartError> {
+    let step = "finding the cgroup2 hierarchy in /proc/self/mountinfo (mount one, or say --cgroup)";
+    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(failed(step))?;
+    // proc_pid_mountinfo(5): the mount point is the fifth field, the type follows a lone hyphen.
+    let found = mounts.lines().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        kind.starts_with("cgroup2 ")
+            .then(|| mount.split(' ').nth(4).map(PathBuf::from))
+            .flatten()
+    });
+    found.ok_or("there is none").map_err(failed(step))
+}
