@@ -4,6 +4,8 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::{check::CheckArgs, cleanup::CleanupArgs};
+
 /// Isthmus, the node agent of an ambient mesh.
 #[derive(Debug, Parser)]
 #[command(name = "isthmus", version, about, propagate_version = true)]
@@ -33,6 +35,10 @@ pub enum Command {
     Pod(PodCommand),
     /// Show what the agent of this node does.
     Status(StatusArgs),
+    /// Say whether this node is fit for the agent, and what to do if not.
+    Check(CheckArgs),
+    /// Let every pod go and remove every trace of the agent from this node.
+    Cleanup(CleanupArgs),
     /// The embedded CA, for tests and demonstrations.
     #[command(subcommand)]
     Ca(CaCommand),

@@ -3,6 +3,8 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`app`] | the composition root: builds every part and hands each what it needs |
+//! | [`check`] | `isthmus check`: is this node fit, and if not, what is to be done |
+//! | [`cleanup`] | `isthmus cleanup`: takes every trace of the agent off the node |
 //! | [`cli`] | the command line |
 //! | [`config`] | flags and variables of what serves, checked as a whole |
 //! | [`operator`] | short commands on a terminal: `pod`, `status`, `ca`, `mesh` |
@@ -23,6 +25,8 @@
 
 pub mod admin;
 pub mod app;
+pub mod check;
+pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -10,7 +10,7 @@ use std::{
 
 use clap::Parser as _;
 use isthmus::{
-    app,
+    app, check, cleanup,
     cli::{Cli, Command},
     config::{GatewayConfig, Mistakes, NodeConfig, Order},
     operator,
@@ -40,6 +40,8 @@ fn main() -> ExitCode {
         Command::Version => say(&format!("isthmus {}", env!("CARGO_PKG_VERSION"))),
         Command::Pod(command) => done(operator::pod(command)),
         Command::Status(arguments) => operator::status(&arguments),
+        Command::Check(arguments) => check::run(&arguments).map(code),
+        Command::Cleanup(arguments) => cleanup::run(&arguments).map(code),
         Command::Ca(command) => done(operator::ca(command)),
         Command::Mesh(command) => done(operator::mesh(command)),
     };
@@ -48,6 +50,11 @@ fn main() -> ExitCode {
         eprintln!("isthmus: {}", app::chain(error.as_ref()));
         ExitCode::from(CANNOT_START)
     })
+}
+
+/// Exit code of a command that answers yes or no.
+fn code(yes: bool) -> ExitCode {
+    if yes { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run(arguments: Vec<OsString>) -> Result<ExitCode, Box<dyn Error>> {

@@ -3,7 +3,7 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 18] = [
+const MAY_IMPORT: [(&str, &[&str]); 20] = [
     // It is given closures for everything it tells.
     ("admin", &[]),
     // The composition root knows everybody.
@@ -28,7 +28,10 @@ const MAY_IMPORT: [(&str, &[&str]); 18] = [
             "tls",
         ],
     ),
-    ("cli", &[]),
+    // Looks at everything and changes nothing; what it finds is also what has to go.
+    ("check", &["cli", "pods", "redirect"]),
+    ("cleanup", &["check", "pods", "redirect"]),
+    ("cli", &["check::CheckArgs", "cleanup::CleanupArgs"]),
     // It makes the values that others take.
     ("config", &["hbone", "identity", "mesh::HBONE_PORT", "proxy"]),
     ("control", &["pods", "status"]),
