@@ -1,0 +1,88 @@
+//! Bulk: as many bytes as go through.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{self, Sender},
+    },
+    thread,
+};
+
+use serde_json::{Value, json};
+
+use crate::{Answer, PATIENCE, Span, sink::CHUNK_BYTES, window::Window};
+
+/// What the threads share with whoever watches them.
+#[derive(Default)]
+struct Progress {
+    sent: AtomicU64,
+    is_over: AtomicBool,
+}
+
+/// Sends on every stream until the window ends; the sink's counts must be what was sent.
+pub(crate) fn run(to: SocketAddr, streams: usize, span: Span) -> Answer<Value> {
+    let ready = (0..streams).map(|_| connect(to)).collect::<Answer<Vec<_>>>()?;
+    let progress = Arc::new(Progress::default());
+    let (failed, failures) = mpsc::channel();
+    let window = Window::starting_now(span)?;
+    let senders: Vec<_> = ready
+        .into_iter()
+        .map(|stream| {
+            let (progress, failed) = (Arc::clone(&progress), failed.clone());
+            thread::spawn(move || send_and_tell(stream, &progress, &failed))
+        })
+        .collect();
+    drop(failed);
+    let [(begin, before), (end, after)] = window.watch(&failures, || progress.sent.load(Ordering::Relaxed))?;
+    progress.is_over.store(true, Ordering::Relaxed);
+    for sender in senders {
+        sender.join().map_err(|_| "a sending thread panicked")?;
+    }
+    if let Ok(failure) = failures.try_recv() {
+        return Err(failure.into());
+    }
+    let seconds = end.duration_since(begin).as_secs_f64();
+    Ok(json!({ "bytes": after - before, "seconds": seconds }))
+}
+
+fn connect(to: SocketAddr) -> Answer<TcpStream> {
+    let mut stream =
+        TcpStream::connect_timeout(&to, PATIENCE).map_err(|error| format!("connecting to {to}: {error}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut hello = [0];
+    stream
+        .read_exact(&mut hello)
+        .map_err(|error| format!("waiting for the sink's hello: {error}"))?;
+    Ok(stream)
+}
+
+fn send_and_tell(stream: TcpStream, progress: &Progress, failed: &Sender<String>) {
+    if let Err(failure) = send(stream, progress) {
+        // Nobody listens any more when another stream failed before.
+        let _ended = failed.send(failure.to_string());
+    }
+}
+
+fn send(mut stream: TcpStream, progress: &Progress) -> Answer<()> {
+    let chunk: Vec<u8> = (0..=u8::MAX).cycle().take(CHUNK_BYTES).collect();
+    let mut sent = 0;
+    while !progress.is_over.load(Ordering::Relaxed) {
+        stream.write_all(&chunk).map_err(|error| format!("sending: {error}"))?;
+        sent += chunk.len() as u64;
+        progress.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+    }
+    stream.shutdown(Shutdown::Write)?;
+    let mut counted = [0; 8];
+    stream
+        .read_exact(&mut counted)
+        .map_err(|error| format!("waiting for the sink's count: {error}"))?;
+    let counted = u64::from_be_bytes(counted);
+    if counted != sent {
+        return Err(format!("{sent} bytes were sent and {counted} arrived").into());
+    }
+    Ok(())
+}

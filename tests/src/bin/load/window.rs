@@ -1,0 +1,79 @@
+//! The time in which is measured.
+
+use std::{
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::{Answer, Span};
+
+/// A window that begins after a warm-up.
+#[derive(Clone, Copy)]
+pub(crate) struct Window {
+    begin: Instant,
+    end: Instant,
+}
+
+/// Where in time something lies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Before,
+    Within,
+    After,
+}
+
+impl Window {
+    /// The window of a load that starts now.
+    pub(crate) fn starting_now(span: Span) -> Answer<Self> {
+        let begin = Instant::now() + Duration::try_from_secs_f64(span.warm)?;
+        let end = begin + Duration::try_from_secs_f64(span.seconds)?;
+        Ok(Self { begin, end })
+    }
+
+    pub(crate) fn place(&self, at: Instant) -> Place {
+        if at < self.begin {
+            Place::Before
+        } else if at < self.end {
+            Place::Within
+        } else {
+            Place::After
+        }
+    }
+
+    /// Its length in seconds.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.end.duration_since(self.begin).as_secs_f64()
+    }
+
+    /// Waits for the window on a thread that does nothing else, says its beginning and end, and calls `look` at both.
+    /// Ends with the first failure that arrives on `failures`.
+    pub(crate) fn watch<T>(
+        &self,
+        failures: &Receiver<String>,
+        mut look: impl FnMut() -> T,
+    ) -> Answer<[(Instant, T); 2]> {
+        let mut look_at =
+            |moment: Instant| match failures.recv_timeout(moment.saturating_duration_since(Instant::now())) {
+                Ok(failure) => Err(failure),
+                Err(RecvTimeoutError::Timeout) => Ok((Instant::now(), look())),
+                Err(RecvTimeoutError::Disconnected) => Err("all threads of the load ended early".to_owned()),
+            };
+        let first = look_at(self.begin)?;
+        begins();
+        let last = look_at(self.end)?;
+        ends();
+        Ok([first, last])
+    }
+}
+
+/// Tells whoever started us that the window begins.
+pub(crate) fn begins() {
+    println!("{}", json!({ "measuring": true }));
+}
+
+/// Tells whoever started us that the window ends.
+pub(crate) fn ends() {
+    println!("{}", json!({ "measured": true }));
+}
