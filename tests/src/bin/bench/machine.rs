@@ -1,6 +1,6 @@
 //! The machine that a report is of.
 
-use std::{fs, process::Command};
+use std::{fmt, fs, process::Command};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,23 @@ impl Machine {
             },
             load: first_word(text("/proc/loadavg")),
         }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kernel,
+            cores,
+            cpu,
+            date,
+            commit,
+            load,
+        } = self;
+        write!(
+            f,
+            "Linux {kernel}, {cores} cores of {cpu}; {date}, commit {commit}, load average {load} before"
+        )
     }
 }
 

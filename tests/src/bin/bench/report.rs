@@ -1,8 +1,12 @@
 //! What a run of the bench has found: the form of its JSON.
 
-use serde::{Deserialize, Serialize};
+use std::{fs, path::Path};
 
-use crate::{goal::Goal, machine::Machine};
+use isthmus_tests::{Because as _, Failure, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{goal::Goal, machine::Machine, pace::Pace};
 
 /// Is one more when a reader of the form before would misunderstand this one.
 pub(crate) const FORMAT: u32 = 1;
@@ -16,25 +20,6 @@ pub(crate) struct Report {
     /// How long and how often each row was run.
     pub(crate) pace: Pace,
     pub(crate) rows: Vec<Row>,
-}
-
-/// How long and how often each row is run.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Pace {
-    /// Rounds of a row; in each round every side has one run. The median of the rounds is reported.
-    pub(crate) rounds: usize,
-    /// Window of each run of bulk and ping-pong.
-    pub(crate) seconds: f64,
-    /// Connects and closes so long, the plain relay half of it.
-    pub(crate) churn_seconds: f64,
-    /// The end of the churn, which is reported.
-    pub(crate) churn_window_seconds: f64,
-    /// Pods in the last figure of enrolment.
-    pub(crate) pods: usize,
-    /// Workloads in the largest mesh.
-    pub(crate) workloads: usize,
-    /// Resident memory has settled when it did not change in so long.
-    pub(crate) settled_seconds: f64,
 }
 
 /// One kind of traffic, or one state of an agent.
@@ -102,6 +87,51 @@ pub(crate) enum Side {
     Raw,
     Ours,
     Relay,
+}
+
+impl Report {
+    /// Reads one that was written earlier.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let reading = || format!("reading {}", path.display());
+        let text = fs::read_to_string(path).because(reading())?;
+        let value: Value = serde_json::from_str(&text).because(reading())?;
+        // Before the rest, which another form may have otherwise.
+        let format = value.get("format").and_then(Value::as_u64);
+        if format != Some(FORMAT.into()) {
+            return Err(Failure::new(format!(
+                "{} is no report of this form ({FORMAT}) but of {format:?}; measure again with the commit to compare with",
+                path.display()
+            )));
+        }
+        serde_json::from_value(value).because(reading())
+    }
+
+    /// Fails if it could not be written there, so that this is known before an hour of work and not after it.
+    pub(crate) fn try_path(path: &Path) -> Result {
+        let opened = fs::File::options().create(true).append(true).open(path);
+        opened
+            .map(drop)
+            .because(format!("opening {} for writing", path.display()))
+    }
+
+    /// Writes it, as JSON for programs and for reading.
+    pub(crate) fn write(&self, path: &Path) -> Result {
+        let text = serde_json::to_string_pretty(self).because("writing the report as JSON")? + "\n";
+        fs::write(path, text).because(format!("writing {}", path.display()))
+    }
+}
+
+impl Row {
+    /// A row without figures yet.
+    pub(crate) fn new(name: &str, title: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            title: title.to_owned(),
+            figures: Vec::new(),
+            notes: Vec::new(),
+            failed: None,
+        }
+    }
 }
 
 impl Sample {
@@ -172,13 +202,6 @@ impl Figure {
         figure
     }
 
-    /// Says what is wanted of it.
-    #[must_use]
-    pub(crate) fn wanted(mut self, goal: Goal) -> Self {
-        self.goal = Some(goal);
-        self
-    }
-
     /// Whether it is as wanted; `None` when nothing is wanted or nothing was found.
     pub(crate) fn is_reached(&self) -> Option<bool> {
         let value = |sample: &Option<Sample>| sample.as_ref().map(|sample| sample.value);
@@ -207,6 +230,38 @@ mod tests {
         assert_eq!(figure.ratio.clone().unwrap().runs, [0.5, 0.25, 0.5]);
         assert_eq!(figure.ratio.unwrap().value, 0.5);
         assert_eq!(figure.relay_ratio, None);
+    }
+
+    #[test]
+    fn what_was_written_is_read_again() {
+        let mut rate = Figure::new("rate", "1/s", Better::Higher);
+        rate.set(Side::Raw, vec![0.1, 1e9, 3.0]);
+        rate.goal = Some(Goal::RatioAtLeast(0.55));
+        let mut row = Row::new("bulk-1", "bulk, 1 stream");
+        row.figures.push(rate);
+        let mut failed = Row::new("ping-1", "ping");
+        failed.failed = Some("no route".to_owned());
+        let report = Report {
+            format: FORMAT,
+            machine: Machine::this(),
+            pace: Pace::FULL,
+            rows: vec![row, failed],
+        };
+        let path = std::env::temp_dir().join(format!("bench-report-{}.json", std::process::id()));
+        Report::try_path(&path).unwrap();
+        report.write(&path).unwrap();
+        assert_eq!(Report::read(&path).unwrap(), report);
+        fs::write(&path, "{\"format\": 0, \"rows\": 5}").unwrap();
+        assert!(
+            Report::read(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("no report of this form")
+        );
+        fs::write(&path, "{").unwrap();
+        assert!(Report::read(&path).is_err());
+        fs::remove_file(&path).unwrap();
+        assert!(Report::try_path(Path::new("/no/such/folder/report.json")).is_err());
     }
 
     #[test]

@@ -170,6 +170,11 @@ impl Stage {
         &self.agents
     }
 
+    /// Process id of the gateway.
+    pub(crate) fn gateway_pid(&self) -> Result<u32> {
+        self.gateway.pid()
+    }
+
     /// Process ids of everything of ours: parents, workers and the gateway.
     pub(crate) fn pids(&self) -> Result<Vec<u32>> {
         let mut pids = vec![self.gateway.pid()?];

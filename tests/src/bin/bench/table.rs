@@ -91,20 +91,18 @@ mod tests {
     };
 
     fn rate() -> Figure {
-        let mut rate = Figure::new("rate", "Gbit/s", Better::Higher).wanted(Goal::RatioAtLeast(0.55));
+        let mut rate = Figure::new("rate", "Gbit/s", Better::Higher);
+        rate.goal = Some(Goal::RatioAtLeast(0.55));
         rate.set(Side::Raw, vec![20.0, 22.0, 21.0]);
         rate.set(Side::Ours, vec![10.0, 11.0, 12.6]);
         rate
     }
 
     fn row(figures: Vec<Figure>) -> Row {
-        Row {
-            name: "bulk-1".to_owned(),
-            title: "bulk, 1 stream".to_owned(),
-            figures,
-            notes: vec!["something".to_owned()],
-            failed: None,
-        }
+        let mut row = Row::new("bulk-1", "bulk, 1 stream");
+        row.figures = figures;
+        row.notes.push("something".to_owned());
+        row
     }
 
     #[test]
@@ -123,7 +121,8 @@ mod tests {
     #[test]
     fn a_goal_that_is_missed_is_marked() {
         assert!(figure(&rate()).ends_with('✗'), "{}", figure(&rate()));
-        let reached = rate().wanted(Goal::RatioAtLeast(0.5));
+        let mut reached = rate();
+        reached.goal = Some(Goal::RatioAtLeast(0.5));
         assert!(figure(&reached).ends_with('✓'), "{}", figure(&reached));
         let mut unmeasured = rate();
         (unmeasured.ours, unmeasured.ratio) = (None, None);

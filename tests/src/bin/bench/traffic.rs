@@ -6,7 +6,8 @@ use crate::{
     case::{Case, Kind},
     census::Census,
     load::{Run, Span},
-    report::{Better, Figure, Pace, Row, Side},
+    pace::Pace,
+    report::{Better, Figure, Row, Side},
     stage::{Destination, Place, Stage},
 };
 
@@ -178,13 +179,9 @@ impl Found {
                     .map(|error| format!("{side:?}: {error}")),
             );
         }
-        Ok(Row {
-            name: case.name.to_owned(),
-            title: case.title.to_owned(),
-            figures,
-            notes,
-            failed: None,
-        })
+        let mut row = Row::new(case.name, case.title);
+        (row.figures, row.notes) = (figures, notes);
+        Ok(row)
     }
 
     fn time_wait(&self, (name, read): Column) -> Figure {
