@@ -27,6 +27,10 @@ pub(crate) struct Span {
 #[derive(Debug)]
 pub(crate) struct Run {
     report: Value,
+    /// Bytes that arrived at the sink, of a bulk transfer.
+    pub(crate) bytes: f64,
+    /// Seconds in which they did.
+    pub(crate) bytes_seconds: f64,
     /// Processor seconds of everything of ours.
     pub(crate) cpu: f64,
     /// Processor seconds of the whole machine, load included.
@@ -41,6 +45,8 @@ pub(crate) struct Run {
 struct Look {
     used: Used,
     wires: [u64; 2],
+    /// Bytes at the sink, and its clock.
+    received: [f64; 2],
 }
 
 impl Run {
@@ -54,6 +60,7 @@ impl Run {
             Ok::<_, Failure>(Look {
                 used: Used::by(stage.pids()?)?,
                 wires: [wire_bytes(client.netns())?, wire_bytes(server.netns())?],
+                received: stage.received(to)?,
             })
         };
         let bound = Duration::from_secs_f64(span.warm + span.seconds) + SLACK;
@@ -67,8 +74,11 @@ impl Run {
             let at = |look: &Look| look.wires.get(pod).copied().unwrap_or_default();
             at(&after).saturating_sub(at(&before)) as f64
         };
+        let [[bytes, begin], [more, end]] = [before.received, after.received];
         Ok(Self {
             report,
+            bytes: more - bytes,
+            bytes_seconds: end - begin,
             cpu,
             machine,
             client_wire: wire(0),

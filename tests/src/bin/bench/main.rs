@@ -49,7 +49,7 @@ struct Options {
     /// Lists the rows and ends
     #[arg(long)]
     list: bool,
-    /// Length of each run of bulk and ping-pong; a churn takes 30 times as long
+    /// Length of each run of bulk and ping-pong; a churn takes 40 times as long
     #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
     /// One short round of everything: shows that it works, measures little

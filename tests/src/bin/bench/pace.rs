@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// So many times the length of another run is that of a churn, of which the last sixth is reported.
+const CHURN_TIMES: f64 = 40.0;
+
 /// How long and how often each row is run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Pace {
@@ -9,7 +12,7 @@ pub(crate) struct Pace {
     pub(crate) rounds: usize,
     /// Window of each run of bulk and ping-pong.
     pub(crate) seconds: f64,
-    /// Connects and closes so long, the plain relay half of it.
+    /// Connects and closes so long, the plain relay a third of it.
     pub(crate) churn_seconds: f64,
     /// The end of the churn, which is reported.
     pub(crate) churn_window_seconds: f64,
@@ -23,7 +26,7 @@ impl Pace {
     /// What is reported to others.
     pub(crate) const FULL: Self = Self {
         rounds: 3,
-        seconds: 2.0,
+        seconds: 1.5,
         churn_seconds: 60.0,
         churn_window_seconds: 10.0,
         pods: 500,
@@ -36,7 +39,7 @@ impl Pace {
         churn_seconds: 3.0,
         churn_window_seconds: 2.0,
         pods: 100,
-        settled_seconds: 1.0,
+        settled_seconds: 2.0,
     };
 
     /// With other lengths of runs.
@@ -44,8 +47,8 @@ impl Pace {
     pub(crate) fn with_seconds(self, seconds: f64) -> Self {
         Self {
             seconds,
-            churn_seconds: seconds * 30.0,
-            churn_window_seconds: seconds * 5.0,
+            churn_seconds: seconds * CHURN_TIMES,
+            churn_window_seconds: seconds * CHURN_TIMES / 6.0,
             ..self
         }
     }

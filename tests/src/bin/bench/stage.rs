@@ -1,9 +1,14 @@
 //! Where traffic is measured: two networks, three nodes, a gateway, and in each place one pod of the mesh beside one
 //! that is not.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use isthmus_tests::{Agent, Because as _, Gateway, Lab, Pod, Process, Result};
+use serde_json::Value;
 
 /// Port of the sink.
 pub(crate) const SINK: u16 = 9000;
@@ -51,13 +56,24 @@ pub(crate) enum Destination {
     Service,
 }
 
+impl Destination {
+    fn place(self) -> Place {
+        match self {
+            Self::Pod(place) => place,
+            Self::Service => Place::Far,
+        }
+    }
+}
+
 /// All of it, in the order in which it is to be taken down.
 pub(crate) struct Stage {
-    _servers: Vec<Process>,
+    /// By the place they serve at; sinks apart, because they are asked.
+    _echoes: Vec<Process>,
+    sinks: Vec<(Place, Mutex<Process>)>,
     agents: Vec<Agent>,
     gateway: Gateway,
     pods: Vec<(Place, Pod)>,
-    vip: std::net::IpAddr,
+    vip: IpAddr,
     _lab: Lab,
 }
 
@@ -85,7 +101,8 @@ impl Stage {
         let vip = net1.vip(SERVICE_VIP);
         let gateway = net2.gateway("gateway2").stopped()?;
         let mut stage = Self {
-            _servers: Vec::new(),
+            _echoes: Vec::new(),
+            sinks: Vec::new(),
             agents: Vec::new(),
             gateway,
             pods,
@@ -128,17 +145,18 @@ impl Stage {
         ] {
             let pod = self.pod(place)?.clone();
             let at = |port: u16| format!("0.0.0.0:{port}");
-            let servers = [
-                pod.load(&["sink", &at(SINK)])?,
+            let sink = pod.load(&["sink", &at(SINK)])?;
+            let echoes = [
                 pod.load(&["echo", &at(ECHO), "--ports", &ECHO_PORTS.to_string()])?,
                 pod.load(&["echo", &at(ECHO_THREADS), "--threads"])?,
             ];
-            for server in &servers {
+            for server in echoes.iter().chain([&sink]) {
                 server
                     .output()
                     .wait_from(0, UP, |line| line.get("listening").is_some())?;
             }
-            self._servers.extend(servers);
+            self.sinks.push((place, Mutex::new(sink)));
+            self._echoes.extend(echoes);
         }
         Ok(())
     }
@@ -159,10 +177,25 @@ impl Stage {
 
     /// The pod whose programs answer there.
     pub(crate) fn server(&self, destination: Destination) -> Result<&Pod> {
-        match destination {
-            Destination::Pod(place) => self.pod(place),
-            Destination::Service => self.pod(Place::Far),
-        }
+        self.pod(destination.place())
+    }
+
+    /// What the sink there has received since it began: bytes, and seconds by its clock.
+    pub(crate) fn received(&self, destination: Destination) -> Result<[f64; 2]> {
+        let found = self.sinks.iter().find(|(place, _)| *place == destination.place());
+        let (_, sink) = found.because(format!("finding the sink of {destination:?}"))?;
+        let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = sink.output().mark();
+        sink.tell("received")?;
+        let line = sink
+            .output()
+            .wait_from(mark, UP, |line| line.get("received").is_some())?;
+        let number = |name: &str| {
+            line.get(name)
+                .and_then(Value::as_f64)
+                .because(format!("{name} in {line}"))
+        };
+        Ok([number("received")?, number("at")?])
     }
 
     /// All agents.

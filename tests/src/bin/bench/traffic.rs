@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Seconds of load before a window: congestion windows and buffers have grown by then.
-const WARM_SECONDS: f64 = 0.3;
+const WARM_SECONDS: f64 = 0.5;
 /// So many seconds of a churn are its beginning.
 const FIRST_SECONDS: usize = 3;
 
@@ -21,19 +21,22 @@ type Reading = (&'static str, &'static str, Better, fn(&Run) -> Result<f64>);
 
 const BULK: &[Reading] = &[
     ("rate", "Gbit/s", Better::Higher, |run| {
-        Ok(run.number("bytes")? * 8e-9 / run.number("seconds")?)
+        Ok(run.bytes * 8e-9 / run.bytes_seconds)
     }),
-    ("agents' CPU", "s/GB", Better::Lower, |run| {
-        Ok(run.cpu * 1e9 / run.number("bytes")?)
-    }),
+    (
+        "agents' CPU",
+        "s/GB",
+        Better::Lower,
+        |run| Ok(run.cpu * 1e9 / run.bytes),
+    ),
     ("machine's CPU", "s/GB", Better::Lower, |run| {
-        Ok(run.machine * 1e9 / run.number("bytes")?)
+        Ok(run.machine * 1e9 / run.bytes)
     }),
     ("client's eth0", "B/B", Better::Neither, |run| {
-        Ok(run.client_wire / run.number("bytes")?)
+        Ok(run.client_wire / run.bytes)
     }),
     ("server's eth0", "B/B", Better::Neither, |run| {
-        Ok(run.server_wire / run.number("bytes")?)
+        Ok(run.server_wire / run.bytes)
     }),
 ];
 
@@ -87,12 +90,12 @@ pub(crate) fn row(stage: &Stage, case: &Case, pace: &Pace, sides: &[Side]) -> Re
 fn span(kind: Kind, side: Side, pace: &Pace) -> Span {
     let Kind::Churn { .. } = kind else {
         return Span {
-            warm: WARM_SECONDS.min(pace.seconds),
+            warm: WARM_SECONDS,
             seconds: pace.seconds,
         };
     };
     let whole = if side == Side::Relay {
-        pace.churn_seconds / 2.0
+        pace.churn_seconds / 3.0
     } else {
         pace.churn_seconds
     };

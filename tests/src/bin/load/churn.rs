@@ -47,7 +47,7 @@ pub(crate) fn run(target: Target, parallel: usize, close: Close, span: Span) -> 
         .collect();
     // A connection that fails is counted, so that nothing ends the watch early.
     let (_never, failures) = mpsc::channel();
-    window.watch(&failures, || ())?;
+    window.watch(&failures)?;
     let mut all = Seen::default();
     for each in loops {
         all.add(&each.join().map_err(|_| "a loop panicked")?);

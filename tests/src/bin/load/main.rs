@@ -1,10 +1,11 @@
 //! The load of the bench: ordinary sockets, plain threads, and nothing that knows of any agent.
 //!
 //! Clients have a window after a warm-up. They print `{"measuring":true}` as it begins, `{"measured":true}` as it ends
-//! and at last one line of JSON with what they saw in it. Everything ends when its standard input is closed, so that
+//! and at last one line of JSON with what they saw in it. What a bulk transfer brought is asked of the sink: a sender
+//! counts what lies in buffers too. Everything ends when its standard input is closed, so that
 //! nothing outlives the bench.
 
-use std::{error::Error, io::Read as _, net::SocketAddr, process::ExitCode, thread, time::Duration};
+use std::{error::Error, io::stdin, net::SocketAddr, process::ExitCode, thread, time::Duration};
 
 use clap::{Args, Parser, ValueEnum};
 use serde_json::{Value, json};
@@ -25,8 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Parser)]
 #[command(about = "Ordinary load for the bench")]
 enum Load {
-    /// Counts what it receives on a thread for each connection; says hello with one byte, and answers a client's
-    /// half-close with the count as 8 bytes, most significant first.
+    /// Counts what it receives, a thread for each connection; says hello with one byte, and answers a client's half-close
+    /// with the count as 8 bytes, most significant first. A line on standard input is answered with all bytes received
+    /// until then.
     Sink { listen: SocketAddr },
     /// Sends back what it receives, one thread for all connections.
     Echo {
@@ -91,7 +93,8 @@ enum Close {
 
 fn main() -> ExitCode {
     let load = Load::parse();
-    thread::spawn(end_with_input);
+    let is_sink = matches!(load, Load::Sink { .. });
+    thread::spawn(move || end_with_input(is_sink));
     let report = match load {
         Load::Sink { listen } => sink::serve(listen),
         Load::Echo {
@@ -126,9 +129,13 @@ fn main() -> ExitCode {
 }
 
 /// Who started us holds the other end of standard input; it closes when that process dies, however it dies.
-fn end_with_input() {
-    let mut ignored = [0; 64];
-    while let Ok(1..) = std::io::stdin().read(&mut ignored) {}
+/// A line on it asks a sink what it has received until now.
+fn end_with_input(is_sink: bool) {
+    for _line in stdin().lines().map_while(Result::ok) {
+        if is_sink {
+            println!("{}", sink::received());
+        }
+    }
     std::process::exit(3);
 }
 

@@ -5,7 +5,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc::{self, Sender},
     },
     thread,
@@ -15,37 +15,29 @@ use serde_json::{Value, json};
 
 use crate::{Answer, PATIENCE, Span, sink::CHUNK_BYTES, window::Window};
 
-/// What the threads share with whoever watches them.
-#[derive(Default)]
-struct Progress {
-    sent: AtomicU64,
-    is_over: AtomicBool,
-}
-
 /// Sends on every stream until the window ends; the sink's counts must be what was sent.
 pub(crate) fn run(to: SocketAddr, streams: usize, span: Span) -> Answer<Value> {
     let ready = (0..streams).map(|_| connect(to)).collect::<Answer<Vec<_>>>()?;
-    let progress = Arc::new(Progress::default());
+    let is_over = Arc::new(AtomicBool::new(false));
     let (failed, failures) = mpsc::channel();
     let window = Window::starting_now(span)?;
     let senders: Vec<_> = ready
         .into_iter()
         .map(|stream| {
-            let (progress, failed) = (Arc::clone(&progress), failed.clone());
-            thread::spawn(move || send_and_tell(stream, &progress, &failed))
+            let (is_over, failed) = (Arc::clone(&is_over), failed.clone());
+            thread::spawn(move || send_and_tell(stream, &is_over, &failed))
         })
         .collect();
     drop(failed);
-    let [(begin, before), (end, after)] = window.watch(&failures, || progress.sent.load(Ordering::Relaxed))?;
-    progress.is_over.store(true, Ordering::Relaxed);
+    window.watch(&failures)?;
+    is_over.store(true, Ordering::Relaxed);
     for sender in senders {
         sender.join().map_err(|_| "a sending thread panicked")?;
     }
     if let Ok(failure) = failures.try_recv() {
         return Err(failure.into());
     }
-    let seconds = end.duration_since(begin).as_secs_f64();
-    Ok(json!({ "bytes": after - before, "seconds": seconds }))
+    Ok(json!({ "streams": streams, "seconds": window.seconds() }))
 }
 
 fn connect(to: SocketAddr) -> Answer<TcpStream> {
@@ -60,20 +52,19 @@ fn connect(to: SocketAddr) -> Answer<TcpStream> {
     Ok(stream)
 }
 
-fn send_and_tell(stream: TcpStream, progress: &Progress, failed: &Sender<String>) {
-    if let Err(failure) = send(stream, progress) {
+fn send_and_tell(stream: TcpStream, is_over: &AtomicBool, failed: &Sender<String>) {
+    if let Err(failure) = send(stream, is_over) {
         // Nobody listens any more when another stream failed before.
         let _ended = failed.send(failure.to_string());
     }
 }
 
-fn send(mut stream: TcpStream, progress: &Progress) -> Answer<()> {
+fn send(mut stream: TcpStream, is_over: &AtomicBool) -> Answer<()> {
     let chunk: Vec<u8> = (0..=u8::MAX).cycle().take(CHUNK_BYTES).collect();
     let mut sent = 0;
-    while !progress.is_over.load(Ordering::Relaxed) {
+    while !is_over.load(Ordering::Relaxed) {
         stream.write_all(&chunk).map_err(|error| format!("sending: {error}"))?;
         sent += chunk.len() as u64;
-        progress.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
     }
     stream.shutdown(Shutdown::Write)?;
     let mut counted = [0; 8];

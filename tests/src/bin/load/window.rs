@@ -47,24 +47,19 @@ impl Window {
         self.end.duration_since(self.begin).as_secs_f64()
     }
 
-    /// Waits for the window on a thread that does nothing else, says its beginning and end, and calls `look` at both.
+    /// Waits for the window on a thread that does nothing else, and says its beginning and end.
     /// Ends with the first failure that arrives on `failures`.
-    pub(crate) fn watch<T>(
-        &self,
-        failures: &Receiver<String>,
-        mut look: impl FnMut() -> T,
-    ) -> Answer<[(Instant, T); 2]> {
-        let mut look_at =
-            |moment: Instant| match failures.recv_timeout(moment.saturating_duration_since(Instant::now())) {
-                Ok(failure) => Err(failure),
-                Err(RecvTimeoutError::Timeout) => Ok((Instant::now(), look())),
-                Err(RecvTimeoutError::Disconnected) => Err("all threads of the load ended early".to_owned()),
-            };
-        let first = look_at(self.begin)?;
+    pub(crate) fn watch(&self, failures: &Receiver<String>) -> Answer<()> {
+        let wait_for = |moment: Instant| match failures.recv_timeout(moment.saturating_duration_since(Instant::now())) {
+            Ok(failure) => Err(failure),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => Err("all threads of the load ended early".to_owned()),
+        };
+        wait_for(self.begin)?;
         begins();
-        let last = look_at(self.end)?;
+        wait_for(self.end)?;
         ends();
-        Ok([first, last])
+        Ok(())
     }
 }
 
