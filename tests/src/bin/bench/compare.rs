@@ -149,6 +149,7 @@ mod tests {
         Report {
             format: FORMAT,
             machine: crate::machine::Machine::default(),
+            agent: None,
             pace: Pace::FULL,
             rows: vec![row],
         }

@@ -55,10 +55,12 @@ impl Run {
         let client = stage.pod(from)?;
         let server = stage.server(to)?;
         let words = words(stage, kind, to, span)?;
+        // Asked before and after: an agent that is busy takes its time to answer.
+        let pids = stage.pids()?;
         let mut load = client.load(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
         let look = || {
             Ok::<_, Failure>(Look {
-                used: Used::by(stage.pids()?)?,
+                used: Used::by(&pids)?,
                 wires: [wire_bytes(client.netns())?, wire_bytes(server.netns())?],
                 received: stage.received(to)?,
             })
@@ -69,7 +71,13 @@ impl Run {
         marker(&mut load, "measured", bound)?;
         let after = look()?;
         let report = load.report(bound)?;
-        let [cpu, machine] = after.used.since(&before.used)?;
+        let [cpu, machine] = after.used.since(&before.used);
+        let now = stage.pids()?;
+        if now != pids {
+            return Err(Failure::new(format!(
+                "an agent was replaced during the run: {pids:?} are now {now:?}"
+            )));
+        }
         let wire = |pod: usize| {
             let at = |look: &Look| look.wires.get(pod).copied().unwrap_or_default();
             at(&after).saturating_sub(at(&before)) as f64

@@ -130,10 +130,14 @@ fn measure(items: &[Item], pace: Pace) -> Result<Report> {
     let mut report = Report {
         format: FORMAT,
         machine: Machine::this(),
+        agent: std::env::var("ISTHMUS_BIN").ok(),
         pace,
         rows: Vec::new(),
     };
     println!("{}", report.machine);
+    if let Some(agent) = &report.agent {
+        println!("measuring {agent}");
+    }
     println!("{}", table::head());
     let mut stage = None;
     for item in items {

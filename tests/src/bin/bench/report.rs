@@ -17,6 +17,9 @@ pub(crate) struct Report {
     /// [`FORMAT`] of whoever wrote it.
     pub(crate) format: u32,
     pub(crate) machine: Machine,
+    /// The agent's binary, when it is not the one built in the work tree of this bench.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) agent: Option<String>,
     /// How long and how often each row was run.
     pub(crate) pace: Pace,
     pub(crate) rows: Vec<Row>,
@@ -244,6 +247,7 @@ mod tests {
         let report = Report {
             format: FORMAT,
             machine: Machine::this(),
+            agent: Some("/elsewhere/isthmus".to_owned()),
             pace: Pace::FULL,
             rows: vec![row, failed],
         };
