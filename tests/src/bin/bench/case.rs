@@ -20,6 +20,10 @@ pub(crate) struct Case {
     pub(crate) crossing: &'static str,
 }
 
+/// Rows of double HBONE, the same of single HBONE, and the figure by which they are compared.
+pub(crate) const DOUBLE_BY_SINGLE: [(&str, &str, &str); 2] =
+    [("double-bulk", "bulk-1", "rate"), ("double-ping", "ping-1", "p50")];
+
 /// What the load does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -50,6 +50,11 @@ impl Machine {
             load: first_word(text("/proc/loadavg")),
         }
     }
+
+    /// Whether something has kept more than half a processor at work in the minute before.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.load.parse::<f64>().is_ok_and(|load| load > 0.5)
+    }
 }
 
 impl fmt::Display for Machine {
@@ -93,6 +98,15 @@ mod tests {
         let info = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags: x\nprocessor\t: 1\nmodel name\t: Other\n";
         assert_eq!(model(info), "Some CPU @ 2 GHz");
         assert_eq!(model(""), "");
+    }
+
+    #[test]
+    fn a_load_of_half_a_processor_is_busy() {
+        let with = |load: &str| Machine {
+            load: load.to_owned(),
+            ..Machine::default()
+        };
+        assert!(with("0.51").is_busy() && !with("0.5").is_busy() && !with("").is_busy());
     }
 
     #[test]

@@ -135,6 +135,9 @@ fn measure(items: &[Item], pace: Pace) -> Result<Report> {
         rows: Vec::new(),
     };
     println!("{}", report.machine);
+    if report.machine.is_busy() {
+        println!("note: this machine has other things to do; the figures tell of them too");
+    }
     if let Some(agent) = &report.agent {
         println!("measuring {agent}");
     }
@@ -157,10 +160,11 @@ fn measure(items: &[Item], pace: Pace) -> Result<Report> {
         };
         sweep::leave_to_interrupt();
         under_way("");
-        let row = row.unwrap_or_else(|failure| Row {
+        let mut row = row.unwrap_or_else(|failure| Row {
             failed: Some(failure.to_string()),
             ..Row::new(item.name(), item.title())
         });
+        row.figures.extend(traffic::double_by_single(&row, &report.rows));
         table::lines(&row).iter().for_each(|line| println!("{line}"));
         report.rows.push(row);
     }

@@ -3,7 +3,7 @@
 use isthmus_tests::Result;
 
 use crate::{
-    case::{Case, Kind},
+    case::{Case, DOUBLE_BY_SINGLE, Kind},
     census::Census,
     load::{Run, Span},
     pace::Pace,
@@ -85,6 +85,19 @@ pub(crate) fn row(stage: &Stage, case: &Case, pace: &Pace, sides: &[Side]) -> Re
         }
     }
     found.row(case)
+}
+
+/// For a row of double HBONE, the figure that sets it beside the row of single HBONE, if that was measured.
+pub(crate) fn double_by_single(row: &Row, measured: &[Row]) -> Option<Figure> {
+    let (_, single, name) = DOUBLE_BY_SINGLE.iter().find(|(double, ..)| *double == row.name)?;
+    let single = measured.iter().find(|row| row.name == *single)?;
+    let of = |row: &Row| {
+        let figure = row.figures.iter().find(|figure| figure.name == *name)?;
+        Some((figure.better, figure.ours.clone()?))
+    };
+    let ((better, double), (_, single)) = (of(row)?, of(single)?);
+    let title = format!("{name} by single HBONE's");
+    Some(Figure::ours(&title, "×", better, double.by(&single)?.runs))
 }
 
 fn span(kind: Kind, side: Side, pace: &Pace) -> Span {
@@ -206,5 +219,37 @@ impl Found {
     fn of(&self, side: Side) -> impl Iterator<Item = &Run> {
         let its = self.runs.iter().filter(move |(its, _)| *its == side);
         its.map(|(_, run)| run)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::Close;
+
+    fn row(name: &str, rates: &[f64]) -> Row {
+        let mut row = Row::new(name, name);
+        row.figures
+            .push(Figure::ours("rate", "Gbit/s", Better::Higher, rates.to_vec()));
+        row
+    }
+
+    #[test]
+    fn double_is_set_beside_single_and_nothing_else_is() {
+        let (double, single) = (row("double-bulk", &[1.0, 2.0, 3.0]), row("bulk-1", &[2.0, 4.0, 4.0]));
+        let figure = double_by_single(&double, std::slice::from_ref(&single)).unwrap();
+        assert_eq!(figure.ours.unwrap().runs, [0.5, 0.5, 0.75]);
+        assert_eq!(double_by_single(&double, &[row("bulk-8", &[1.0])]), None);
+        assert_eq!(double_by_single(&single, std::slice::from_ref(&double)), None);
+    }
+
+    #[test]
+    fn only_the_end_of_a_churn_is_its_window() {
+        let churn = Kind::Churn { close: Close::Rst };
+        let whole = span(churn, Side::Ours, &Pace::FULL);
+        assert_eq!((whole.warm, whole.seconds), (50.0, 10.0));
+        let relay = span(churn, Side::Relay, &Pace::FULL);
+        assert_eq!((relay.warm, relay.seconds), (10.0, 10.0));
+        assert_eq!(span(Kind::Bulk { streams: 1 }, Side::Ours, &Pace::FULL).seconds, 1.5);
     }
 }
