@@ -109,12 +109,19 @@ impl Report {
         serde_json::from_value(value).because(reading())
     }
 
-    /// Fails if it could not be written there, so that this is known before an hour of work and not after it.
+    /// Fails if it could not be written there, so that this is known before the work and not after it.
     pub(crate) fn try_path(path: &Path) -> Result {
-        let opened = fs::File::options().create(true).append(true).open(path);
-        opened
-            .map(drop)
-            .because(format!("opening {} for writing", path.display()))
+        let writing = || format!("opening {} for writing", path.display());
+        let is_new = !path.exists();
+        fs::File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .because(writing())?;
+        if is_new {
+            fs::remove_file(path).because(writing())?;
+        }
+        Ok(())
     }
 
     /// Writes it, as JSON for programs and for reading.
@@ -253,7 +260,9 @@ mod tests {
         };
         let path = std::env::temp_dir().join(format!("bench-report-{}.json", std::process::id()));
         Report::try_path(&path).unwrap();
+        assert!(!path.exists(), "a trial leaves nothing");
         report.write(&path).unwrap();
+        Report::try_path(&path).unwrap();
         assert_eq!(Report::read(&path).unwrap(), report);
         fs::write(&path, "{\"format\": 0, \"rows\": 5}").unwrap();
         assert!(
