@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     env, fs,
+    os::unix::ffi::OsStrExt as _,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -113,16 +114,21 @@ pub fn lab_called(lab: &str) {
     let _absent = fs::remove_dir_all(env::temp_dir().join(lab));
 }
 
-/// Agents and helpers carry the lab's name in their arguments: paths of its files and namespaces.
+/// Agents carry the lab's name in their arguments: paths of its files and namespaces. Programs in pods need not, and
+/// write to its files.
 fn processes_of(lab: &str) -> Vec<i32> {
     let mark = [b"/".as_slice(), lab.as_bytes()].concat();
+    let is_marked = |text: &[u8]| {
+        memchr::memmem::find_iter(text, &mark).any(|at| matches!(text.get(at + mark.len()), Some(b'-' | b'/' | 0)))
+    };
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid: &i32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            memchr::memmem::find_iter(&line, &mark).any(|at| matches!(line.get(at + mark.len()), Some(b'-' | b'/' | 0)))
+        .filter(|entry| {
+            let output = fs::read_link(entry.path().join("fd/1")).unwrap_or_default();
+            is_marked(output.as_os_str().as_bytes())
+                || is_marked(&fs::read(entry.path().join("cmdline")).unwrap_or_default())
         })
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
 }
 

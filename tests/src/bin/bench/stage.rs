@@ -3,12 +3,10 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use isthmus_tests::{Agent, Because as _, Gateway, Lab, Pod, Process, Result};
-use serde_json::Value;
 
 /// Port of the sink.
 pub(crate) const SINK: u16 = 9000;
@@ -67,9 +65,7 @@ impl Destination {
 
 /// All of it, in the order in which it is to be taken down.
 pub(crate) struct Stage {
-    /// By the place they serve at; sinks apart, because they are asked.
-    _echoes: Vec<Process>,
-    sinks: Vec<(Place, Mutex<Process>)>,
+    _servers: Vec<Process>,
     agents: Vec<Agent>,
     gateway: Gateway,
     pods: Vec<(Place, Pod)>,
@@ -101,8 +97,7 @@ impl Stage {
         let vip = net1.vip(SERVICE_VIP);
         let gateway = net2.gateway("gateway2").stopped()?;
         let mut stage = Self {
-            _echoes: Vec::new(),
-            sinks: Vec::new(),
+            _servers: Vec::new(),
             agents: Vec::new(),
             gateway,
             pods,
@@ -145,18 +140,17 @@ impl Stage {
         ] {
             let pod = self.pod(place)?.clone();
             let at = |port: u16| format!("0.0.0.0:{port}");
-            let sink = pod.load(&["sink", &at(SINK)])?;
-            let echoes = [
+            let servers = [
+                pod.load(&["sink", &at(SINK)])?,
                 pod.load(&["echo", &at(ECHO), "--ports", &ECHO_PORTS.to_string()])?,
                 pod.load(&["echo", &at(ECHO_THREADS), "--threads"])?,
             ];
-            for server in echoes.iter().chain([&sink]) {
+            for server in &servers {
                 server
                     .output()
                     .wait_from(0, UP, |line| line.get("listening").is_some())?;
             }
-            self.sinks.push((place, Mutex::new(sink)));
-            self._echoes.extend(echoes);
+            self._servers.extend(servers);
         }
         Ok(())
     }
@@ -178,24 +172,6 @@ impl Stage {
     /// The pod whose programs answer there.
     pub(crate) fn server(&self, destination: Destination) -> Result<&Pod> {
         self.pod(destination.place())
-    }
-
-    /// What the sink there has received since it began: bytes, and seconds by its clock.
-    pub(crate) fn received(&self, destination: Destination) -> Result<[f64; 2]> {
-        let found = self.sinks.iter().find(|(place, _)| *place == destination.place());
-        let (_, sink) = found.because(format!("finding the sink of {destination:?}"))?;
-        let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
-        let mark = sink.output().mark();
-        sink.tell("received")?;
-        let line = sink
-            .output()
-            .wait_from(mark, UP, |line| line.get("received").is_some())?;
-        let number = |name: &str| {
-            line.get(name)
-                .and_then(Value::as_f64)
-                .because(format!("{name} in {line}"))
-        };
-        Ok([number("received")?, number("at")?])
     }
 
     /// All agents.

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Seconds of load before a window: congestion windows and buffers have grown by then.
-const WARM_SECONDS: f64 = 0.5;
+const WARM_SECONDS: f64 = 0.3;
 /// So many seconds of a churn are its beginning.
 const FIRST_SECONDS: usize = 3;
 
@@ -21,22 +21,19 @@ type Reading = (&'static str, &'static str, Better, fn(&Run) -> Result<f64>);
 
 const BULK: &[Reading] = &[
     ("rate", "Gbit/s", Better::Higher, |run| {
-        Ok(run.bytes * 8e-9 / run.bytes_seconds)
+        Ok(run.number("bytes")? * 8e-9 / run.number("seconds")?)
     }),
-    (
-        "agents' CPU",
-        "s/GB",
-        Better::Lower,
-        |run| Ok(run.cpu * 1e9 / run.bytes),
-    ),
+    ("agents' CPU", "s/GB", Better::Lower, |run| {
+        Ok(run.cpu * 1e9 / run.number("bytes")?)
+    }),
     ("machine's CPU", "s/GB", Better::Lower, |run| {
-        Ok(run.machine * 1e9 / run.bytes)
+        Ok(run.machine * 1e9 / run.number("bytes")?)
     }),
     ("client's eth0", "B/B", Better::Neither, |run| {
-        Ok(run.client_wire / run.bytes)
+        Ok(run.client_wire / run.number("bytes")?)
     }),
     ("server's eth0", "B/B", Better::Neither, |run| {
-        Ok(run.server_wire / run.bytes)
+        Ok(run.server_wire / run.number("bytes")?)
     }),
 ];
 

@@ -1,9 +1,8 @@
 //! The load of the bench: ordinary sockets, plain threads, and nothing that knows of any agent.
 //!
-//! Clients have a window after a warm-up. They print `{"measuring":true}` as it begins, `{"measured":true}` as it ends
-//! and at last one line of JSON with what they saw in it. What a bulk transfer brought is asked of the sink: a sender
-//! counts what lies in buffers too. Everything ends when its standard input is closed, so that
-//! nothing outlives the bench.
+//! Clients print `{"measuring":true}` as they begin to measure, `{"measured":true}` as they end, and at last one line of
+//! JSON with what they saw meanwhile. Everything ends when its standard input is closed, so that nothing outlives the
+//! bench.
 
 use std::{error::Error, io::stdin, net::SocketAddr, process::ExitCode, thread, time::Duration};
 
@@ -27,8 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[command(about = "Ordinary load for the bench")]
 enum Load {
     /// Counts what it receives, a thread for each connection; says hello with one byte, and answers a client's half-close
-    /// with the count as 8 bytes, most significant first. A line on standard input is answered with all bytes received
-    /// until then.
+    /// with the count as 8 bytes, most significant first.
     Sink { listen: SocketAddr },
     /// Sends back what it receives, one thread for all connections.
     Echo {
@@ -45,8 +43,9 @@ enum Load {
         to: SocketAddr,
         #[arg(long, default_value_t = 1)]
         streams: usize,
-        #[command(flatten)]
-        span: Span,
+        /// Sends so long; measured is until all of it has arrived.
+        #[arg(long, default_value_t = 2.0)]
+        seconds: f64,
     },
     /// Bounces one byte off an echo server on each of some connections: blocking for one, in one thread for more.
     Ping {
@@ -93,15 +92,14 @@ enum Close {
 
 fn main() -> ExitCode {
     let load = Load::parse();
-    let is_sink = matches!(load, Load::Sink { .. });
-    thread::spawn(move || end_with_input(is_sink));
+    thread::spawn(end_with_input);
     let report = match load {
         Load::Sink { listen } => sink::serve(listen),
         Load::Echo {
             listen, threads: true, ..
         } => echo::serve_with_threads(listen),
         Load::Echo { listen, ports, .. } => echo::serve(listen, ports),
-        Load::Upload { to, streams, span } => upload::run(to, streams, span),
+        Load::Upload { to, streams, seconds } => upload::run(to, streams, seconds),
         Load::Ping {
             to,
             connections: 1,
@@ -129,13 +127,8 @@ fn main() -> ExitCode {
 }
 
 /// Who started us holds the other end of standard input; it closes when that process dies, however it dies.
-/// A line on it asks a sink what it has received until now.
-fn end_with_input(is_sink: bool) {
-    for _line in stdin().lines().map_while(Result::ok) {
-        if is_sink {
-            println!("{}", sink::received());
-        }
-    }
+fn end_with_input() {
+    for _ignored in stdin().lines().map_while(Result::ok) {}
     std::process::exit(3);
 }
 

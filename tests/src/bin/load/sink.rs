@@ -3,28 +3,15 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::{
-        LazyLock,
-        atomic::{AtomicU64, Ordering},
-    },
     thread,
-    time::Instant,
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{Answer, listening};
 
 /// Bytes of each read and each write of a bulk transfer.
 pub(crate) const CHUNK_BYTES: usize = 256 << 10;
-
-static RECEIVED: AtomicU64 = AtomicU64::new(0);
-static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-/// Bytes received on all connections until now, and seconds since some beginning.
-pub(crate) fn received() -> Value {
-    json!({ "received": RECEIVED.load(Ordering::Relaxed), "at": BEGIN.elapsed().as_secs_f64() })
-}
 
 /// Serves until the process ends.
 pub(crate) fn serve(listen: SocketAddr) -> Answer<Value> {
@@ -44,10 +31,7 @@ fn count(mut stream: TcpStream) -> std::io::Result<()> {
     loop {
         match stream.read(&mut buffer)? {
             0 => break,
-            length => {
-                count += length as u64;
-                RECEIVED.fetch_add(length as u64, Ordering::Relaxed);
-            }
+            length => count += length as u64,
         }
     }
     stream.write_all(&count.to_be_bytes())?;

@@ -1,7 +1,7 @@
 //! The time in which is measured.
 
 use std::{
-    sync::mpsc::{Receiver, RecvTimeoutError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -48,18 +48,21 @@ impl Window {
     }
 
     /// Waits for the window on a thread that does nothing else, and says its beginning and end.
-    /// Ends with the first failure that arrives on `failures`.
-    pub(crate) fn watch(&self, failures: &Receiver<String>) -> Answer<()> {
-        let wait_for = |moment: Instant| match failures.recv_timeout(moment.saturating_duration_since(Instant::now())) {
-            Ok(failure) => Err(failure),
-            Err(RecvTimeoutError::Timeout) => Ok(()),
-            Err(RecvTimeoutError::Disconnected) => Err("all threads of the load ended early".to_owned()),
-        };
-        wait_for(self.begin)?;
+    pub(crate) fn watch(&self) {
+        wait_until(self.begin);
         begins();
-        wait_for(self.end)?;
+        wait_until(self.end);
         ends();
-        Ok(())
+    }
+}
+
+fn wait_until(moment: Instant) {
+    loop {
+        let left = moment.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        thread::park_timeout(left);
     }
 }
 
