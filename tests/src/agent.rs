@@ -151,6 +151,15 @@ impl Agent {
         status(&self.node.socket())
     }
 
+    /// Process ids of the parent and of the worker that serves now.
+    pub fn pids(&self) -> Result<[u32; 2]> {
+        let parent = lock(&self.process).as_ref().map(Process::pid);
+        Ok([
+            parent.because(format!("the agent of {} does not run", self.node.name()))?,
+            self.status()?.worker_pid,
+        ])
+    }
+
     /// The node it runs on.
     pub fn node(&self) -> &Node {
         &self.node
