@@ -30,6 +30,9 @@ use crate::{
 pub fn gateway(config: GatewayConfig) -> Result<ExitCode, StartError> {
     let log = start_log(&config.common.log);
     let served = run(config, &log);
+    if let Err(error) = &served {
+        tracing::error!(error = super::chain(error), "cannot go on");
+    }
     log.finish();
     served
 }

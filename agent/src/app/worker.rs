@@ -49,6 +49,9 @@ use crate::{
 pub fn worker(config: NodeConfig, restarts: u64, ended: Option<WorkerEnd>) -> Result<(), StartError> {
     let log = start_log(&config.common.log);
     let served = run(config, Before { restarts, ended }, &log);
+    if let Err(error) = &served {
+        tracing::error!(error = super::chain(error), "cannot go on");
+    }
     log.finish();
     served
 }
