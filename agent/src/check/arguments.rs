@@ -29,7 +29,7 @@ pub struct CheckArgs {
     #[arg(long, env = "ISTHMUS_NODE_NETNS", default_value = "/proc/1/ns/net")]
     pub node_netns: PathBuf,
     /// Where the node's file system is seen, for what istio-cni left there.
-    #[arg(long, env = "ISTHMUS_HOST_ROOT", default_value = "/")]
+    #[arg(long, default_value = "/")]
     pub host_root: PathBuf,
     /// Network namespace of a pod to look into, besides those of enrolled pods; may be given several times.
     #[arg(long = "netns")]
