@@ -185,6 +185,12 @@ fn measure(plan: Plan, path: &Path) -> Outcome<()> {
     settle()?;
     report("settled", idle, plan)?;
 
+    let text = fs::read_to_string(path)?;
+    let start = Instant::now();
+    drop(file::parse(&text, path)?);
+    println!("parsed from memory in {:?}", start.elapsed());
+    drop(text);
+
     let start = Instant::now();
     let mut other = Builder::new();
     (0..plan.workloads).for_each(|pod| other.add_workload(plan.draft(pod)));

@@ -27,7 +27,7 @@ pub struct Builder {
 }
 
 /// What a builder held at one moment.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Checkpoint {
     mesh: Snapshot,
     workload_slots: Slots,

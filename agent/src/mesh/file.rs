@@ -78,8 +78,8 @@ impl fmt::Display for MeshFileError {
 /// When it is empty, too large, no YAML, not of the format, or contradicts itself.
 pub fn parse(text: &str, origin: &Path) -> Result<Snapshot, MeshFileError> {
     let mut builder = Builder::new();
-    look::at(text.as_bytes()).map_err(|problem| whole(origin, problem))?;
-    take(Input::Text(text), &mut builder).map_err(|problem| placed(text, origin, problem))?;
+    let head = look::at(text.as_bytes()).map_err(|problem| whole(origin, problem))?;
+    take(Input::Text(text), head, &mut builder).map_err(|problem| placed(text, origin, problem))?;
     Ok(builder.build())
 }
 
@@ -98,12 +98,10 @@ pub fn load(file: &File, origin: &Path, builder: &mut Builder) -> Result<(), Mes
         // One byte more than allowed, so that too large a file is seen to be.
         Ok(file.take(u64::try_from(LARGEST_FILE).unwrap_or(u64::MAX).saturating_add(1)))
     };
-    look::at(rewound().map_err(unread)?).map_err(|problem| whole(origin, problem))?;
-    let before = builder.checkpoint();
-    let Err(problem) = take(Input::File(file), builder) else {
+    let head = look::at(rewound().map_err(unread)?).map_err(|problem| whole(origin, problem))?;
+    let Err(problem) = take(Input::File(file), head, builder) else {
         return Ok(());
     };
-    builder.roll_back(before);
     let mut text = String::new();
     rewound()
         .and_then(|mut file| file.read_to_string(&mut text))
@@ -111,9 +109,27 @@ pub fn load(file: &File, origin: &Path, builder: &mut Builder) -> Result<(), Mes
     Err(placed(&text, origin, problem))
 }
 
-fn take(input: Input<'_>, builder: &mut Builder) -> Result<(), Problem> {
-    let mut world = World::new(input.root()?, builder)?;
-    input.workloads(&mut |entry| world.add_workload(entry))?;
+/// Takes everything over, or nothing. Workloads need all the rest first, wherever that stands, so the text is gone through
+/// twice; where they come last, as `head` says they seem to, the first time ends before them.
+fn take(input: Input<'_>, head: Option<u64>, builder: &mut Builder) -> Result<(), Problem> {
+    let before = builder.checkpoint();
+    if head.is_some() {
+        if take_once(input, head, builder).is_ok() {
+            return Ok(());
+        }
+        // What is wrong, if anything is but the guess, is found in the same order for every file.
+        builder.roll_back(before.clone());
+    }
+    let outcome = take_once(input, None, builder);
+    if outcome.is_err() {
+        builder.roll_back(before);
+    }
+    outcome
+}
+
+fn take_once(input: Input<'_>, head: Option<u64>, builder: &mut Builder) -> Result<(), Problem> {
+    let mut world = World::new(input.root(head)?, builder)?;
+    input.workloads(head.is_some(), &mut |entry| world.add_workload(entry))?;
     world.finish();
     Ok(())
 }

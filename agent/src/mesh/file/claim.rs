@@ -24,7 +24,7 @@ pub(super) enum Claim {
 /// Where something was claimed first: gateways come before workloads, wherever they stand.
 pub(super) fn first(text: &str, claim: &Claim) -> Option<Location> {
     let input = Input::Text(text);
-    for gateway in input.root().ok()?.gateways {
+    for gateway in input.root(None).ok()?.gateways {
         let entry = gateway.value;
         let ip = entry.address.value.0.0;
         let claims = match claim {
@@ -37,7 +37,7 @@ pub(super) fn first(text: &str, claim: &Claim) -> Option<Location> {
     }
     // The first that claims it ends the reading; so does whatever is wrong with an entry before it.
     let mut found = None;
-    let ended = input.workloads(&mut |entry| {
+    let ended = input.workloads(false, &mut |entry| {
         found = place_in(&entry, claim);
         found.map_or(Ok(()), |location| Err(fault(location, String::new())))
     });

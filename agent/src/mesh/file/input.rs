@@ -20,24 +20,32 @@ pub(super) enum Input<'a> {
 }
 
 impl Input<'_> {
-    /// Everything but the workloads.
-    pub(super) fn root(self) -> Result<Root, Problem> {
+    /// Everything but the workloads, of the first `head` bytes or of all.
+    pub(super) fn root(self, head: Option<u64>) -> Result<Root, Problem> {
         let parsed = match self {
-            Self::Text(text) => serde_saphyr::from_str_with_options(text, options()),
-            Self::File(file) => serde_saphyr::from_reader_with_options(from_start(file), options()),
+            Self::Text(text) => {
+                let head = head.and_then(|head| text.get(..usize::try_from(head).ok()?));
+                serde_saphyr::from_str_with_options(head.unwrap_or(text), options())
+            }
+            Self::File(file) => {
+                let text = from_start(file).take(head.unwrap_or(u64::MAX));
+                serde_saphyr::from_reader_with_options(text, options())
+            }
         };
         parsed.map_err(|error| problem::of_parser(&error))
     }
 
-    /// The workloads, one by one in their order, until one is refused.
+    /// The workloads, one by one in their order, until one is refused. With `last` nothing else may come after them.
     pub(super) fn workloads(
         self,
+        last: bool,
         take: &mut dyn FnMut(At<WorkloadEntry>) -> Result<(), Problem>,
     ) -> Result<(), Problem> {
         let mut refused = None;
         let each = Each {
             take,
             refused: &mut refused,
+            last,
         };
         let parsed = match self {
             Self::Text(text) => serde_saphyr::with_deserializer_from_str_with_options(text, options(), |parser| {
@@ -80,6 +88,7 @@ fn options() -> serde_saphyr::Options {
 struct Each<'a> {
     take: &'a mut dyn FnMut(At<WorkloadEntry>) -> Result<(), Problem>,
     refused: &'a mut Option<Problem>,
+    last: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for Each<'_> {
@@ -98,11 +107,17 @@ impl<'de> Visitor<'de> for Each<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = false;
         while let Some(key) = map.next_key::<String>()? {
+            if seen && self.last {
+                return Err(serde::de::Error::custom("workloads are not the last"));
+            }
             if key == "workloads" {
+                seen = true;
                 map.next_value_seed(Each {
                     take: &mut *self.take,
                     refused: &mut *self.refused,
+                    last: self.last,
                 })?;
             } else {
                 map.next_value::<IgnoredAny>()?;

@@ -7,11 +7,11 @@ use super::LARGEST_FILE;
 /// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// Looks at all of a text.
+/// Looks at all of a text. Gives the bytes before the line `workloads:` where nothing but workloads seems to follow it.
 ///
 /// # Errors
 /// When it cannot be read, is too large, is not UTF-8, or has nothing in it but space and comments.
-pub(super) fn at(mut text: impl Read) -> Result<(), String> {
+pub(super) fn at(mut text: impl Read) -> Result<Option<u64>, String> {
     let mut look = Look::default();
     let mut buffer = vec![0; CHUNK];
     loop {
@@ -37,7 +37,16 @@ struct Look {
     content: bool,
     /// The visible characters of the current line, as long as they might be no content.
     line: String,
+    /// Bytes read as text.
+    read: u64,
+    /// The beginning of the current line.
+    start: String,
+    /// Where the last line that begins without space, and may be a key of the document, stands if it is `workloads:`.
+    head: Option<u64>,
 }
+
+/// Bytes of a line that tell whether it is `workloads:` and nothing else.
+const START: usize = "workloads:".len() + 2;
 
 impl Look {
     fn take(&mut self, chunk: &[u8]) -> Result<(), String> {
@@ -60,6 +69,7 @@ impl Look {
         };
         self.lines += line_ends(text);
         self.read(text);
+        self.find_head(text);
         self.cut = rest.to_vec();
         Ok(())
     }
@@ -79,14 +89,41 @@ impl Look {
         }
     }
 
-    fn end(self) -> Result<(), String> {
+    fn find_head(&mut self, text: &str) {
+        for part in text.split_inclusive('\n') {
+            let room = START.saturating_sub(self.start.len());
+            self.start.extend(part.chars().take(room));
+            self.read += u64::try_from(part.len()).unwrap_or_default();
+            if self.start.len() >= START || self.start.ends_with('\n') {
+                self.judge_line();
+            }
+            if part.ends_with('\n') {
+                self.start.clear();
+            }
+        }
+    }
+
+    fn judge_line(&mut self) {
+        let line = self.start.trim_end();
+        let inner =
+            self.start.starts_with([' ', '\t', '#']) || line == "-" || line.starts_with("- ") || line.is_empty();
+        if line == "workloads:" && (self.start.ends_with('\n') || self.start.len() < START) {
+            let length = u64::try_from(self.start.len()).unwrap_or_default();
+            self.head = self.read.checked_sub(length);
+        } else if !inner {
+            self.head = None;
+        }
+    }
+
+    fn end(mut self) -> Result<Option<u64>, String> {
         if !self.cut.is_empty() {
             return Err(not_text(self.lines));
         }
         if !self.content {
             return Err("the file is empty; write `workloads: []` for a mesh without anything".to_owned());
         }
-        Ok(())
+        self.judge_line();
+        Ok(self.head)
     }
 }
 
@@ -135,6 +172,26 @@ mod tests {
             assert_eq!(at(bytes), expected);
             assert_eq!(at(Slowly(bytes)), expected);
         }
-        assert_eq!(at(Slowly("a: \u{1f600}é".as_bytes())), Ok(()));
+        assert_eq!(at(Slowly("a: \u{1f600}é".as_bytes())), Ok(None));
+    }
+
+    #[test]
+    fn what_stands_before_the_workloads_is_told_where_nothing_else_follows() {
+        let cases = [
+            ("a: 1\nworkloads:\n- {}\n-\n  b: 2\n# c\n\n", Some(5)),
+            ("é: 1\r\nworkloads:\r\n- {}", Some(7)),
+            ("a: 1\nworkloads:", Some(5)),
+            ("workloads:\n- {}\n", Some(0)),
+            ("workloads:\n- {}\na: 1\n", None),
+            ("a: 1\nworkloads: []\n", None),
+            ("a: 1\nworkloads:   []\n", None),
+            ("a: 1\nworkloads:\n- {}\n--- \n", None),
+            ("{a: 1,\nworkloads:\n []\n}", None),
+            ("a:\n  workloads:\n  - {}\n", None),
+        ];
+        for (text, head) in cases {
+            assert_eq!(at(text.as_bytes()), Ok(head), "{text:?}");
+            assert_eq!(at(Slowly(text.as_bytes())), Ok(head), "{text:?}");
+        }
     }
 }

@@ -722,3 +722,18 @@ services:
     );
     assert_eq!(at(&first, "", "10.0.0.3").name(), "goes");
 }
+
+#[test]
+fn a_file_is_the_same_mesh_whether_its_workloads_come_first_or_last() {
+    let services = "services:\n- {name: echo, namespace: d, hostname: echo.d, vips: [/10.1.0.1]}\n";
+    let workloads = "workloads:\n- {name: a, namespace: d, workloadIps: [10.0.0.1], services: {d/echo.d: {80: 80}}}\n";
+    for text in [format!("{services}{workloads}"), format!("{workloads}{services}")] {
+        let mesh = good(&text);
+        assert_eq!(mesh.sizes(), [1, 1, 0]);
+        assert_eq!(mesh.endpoints(&key("d/echo.d")).count(), 1);
+    }
+    // What only looks like the last key is none, and what is wrong with it is told all the same.
+    assert!(bad(&format!("{services}{workloads}\"policies\": 3\n")).contains("policies"));
+    assert!(bad(&format!("{services}x: 1\n{workloads}")).contains("there is no field `x`"));
+    assert!(bad(&format!("{services}{workloads}{workloads}")).contains("`workloads` is given twice"));
+}
