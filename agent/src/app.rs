@@ -1,5 +1,6 @@
 //! The composition root: the only place that knows every part.
 
+mod admin_ports;
 mod gateway;
 mod worker;
 

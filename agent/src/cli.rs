@@ -4,6 +4,8 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::{check::CheckArgs, cleanup::CleanupArgs};
+
 /// Isthmus, the node agent of an ambient mesh.
 #[derive(Debug, Parser)]
 #[command(name = "isthmus", version, about, propagate_version = true)]
@@ -33,6 +35,10 @@ pub enum Command {
     Pod(PodCommand),
     /// Show what the agent of this node does.
     Status(StatusArgs),
+    /// Say whether this node is fit for the agent, and what to do if not.
+    Check(CheckArgs),
+    /// Let every pod go and remove every trace of the agent from this node.
+    Cleanup(CleanupArgs),
     /// The embedded CA, for tests and demonstrations.
     #[command(subcommand)]
     Ca(CaCommand),
@@ -81,6 +87,12 @@ pub struct WorkerArgs {
     /// How often a worker was started before this one.
     #[arg(long, default_value_t = 0)]
     pub restarts: u64,
+    /// When the one before this ended, in seconds since 1970.
+    #[arg(long)]
+    pub ended_at: Option<i64>,
+    /// How the one before this ended.
+    #[arg(long)]
+    pub ended_how: Option<String>,
     /// As given to `run`, after `--`.
     #[arg(last = true)]
     pub arguments: Vec<OsString>,
@@ -166,6 +178,10 @@ pub struct StatusArgs {
     /// How to write it.
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: Output,
+    /// Show it again every so many seconds, 2 when not given, until interrupted.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub watch: Option<u64>,
 }
 
 /// `isthmus ca`.

@@ -2,38 +2,23 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use isthmus_wire::{LINE_LIMIT_BYTES, Request, Response, Status};
+use isthmus_wire::{LINE_LIMIT_BYTES, Request, Response};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, watch},
+    sync::Semaphore,
     time::timeout,
 };
 
-use crate::{mesh::Mesh, pods::Pods};
+use crate::{pods::Pods, status::Desk};
 
 /// How long an asker may take to say what it wants, and to take the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Askers at a time; more wait in the socket's queue.
 const AT_ONCE: usize = 64;
 
-/// What is told besides the pods.
-#[derive(Clone)]
-pub struct Facts {
-    /// Node name.
-    pub node: Arc<str>,
-    /// Network of this node.
-    pub network: Arc<str>,
-    /// How often the worker was started again.
-    pub restarts: u64,
-    /// What the mesh source last said.
-    pub mesh_state: watch::Receiver<String>,
-    /// The mesh.
-    pub mesh: Mesh,
-}
-
 /// Serves askers until dropped.
-pub async fn serve(listener: UnixListener, pods: Pods, facts: Facts) {
+pub async fn serve(listener: UnixListener, pods: Pods, desk: Desk) {
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
@@ -41,9 +26,9 @@ pub async fn serve(listener: UnixListener, pods: Pods, facts: Facts) {
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (pods, facts) = (pods.clone(), facts.clone());
+                let (pods, desk) = (pods.clone(), desk.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = attend(stream, &pods, &facts).await {
+                    if let Err(error) = attend(stream, &pods, &desk).await {
                         tracing::debug!(%error, "an asker on the control socket went away");
                     }
                     drop(permit);
@@ -57,7 +42,7 @@ pub async fn serve(listener: UnixListener, pods: Pods, facts: Facts) {
     }
 }
 
-async fn attend(mut stream: UnixStream, pods: &Pods, facts: &Facts) -> io::Result<()> {
+async fn attend(mut stream: UnixStream, pods: &Pods, desk: &Desk) -> io::Result<()> {
     let mut line = String::new();
     let (reading, mut writing) = stream.split();
     timeout(
@@ -66,7 +51,7 @@ async fn attend(mut stream: UnixStream, pods: &Pods, facts: &Facts) -> io::Resul
     )
     .await??;
     let response = match serde_json::from_str(&line) {
-        Ok(request) => answer(request, pods, facts).await,
+        Ok(request) => answer(request, pods, desk).await,
         Err(error) => Response::Refused {
             reason: format!("the request is not understood: {error}"),
             retriable: false,
@@ -77,24 +62,10 @@ async fn attend(mut stream: UnixStream, pods: &Pods, facts: &Facts) -> io::Resul
     timeout(PATIENCE, writing.write_all(&text)).await?
 }
 
-async fn answer(request: Request, pods: &Pods, facts: &Facts) -> Response {
+async fn answer(request: Request, pods: &Pods, desk: &Desk) -> Response {
     match request {
         Request::Enrol(pod) => pods.enrol(pod).await,
         Request::Release { uid } => pods.release(uid).await,
-        Request::Status => {
-            let survey = pods.survey().await;
-            Response::Status(Status {
-                node: facts.node.to_string(),
-                network: facts.network.to_string(),
-                worker_pid: std::process::id(),
-                worker_restarts: facts.restarts,
-                mesh: facts.mesh_state.borrow().clone(),
-                mesh_size: facts.mesh.current().sizes(),
-                pods: survey.pods,
-                verdicts: survey.verdicts,
-                tunnels: survey.tunnels,
-                connections: survey.connections,
-            })
-        }
+        Request::Status => Response::Status(desk.status().await),
     }
 }

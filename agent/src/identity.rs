@@ -15,6 +15,6 @@ mod source;
 mod spiffe_id;
 
 pub use certificate::{Certificate, IssuedPem, MaterialError};
-pub use certificates::{CertificateError, Certificates};
+pub use certificates::{CertificateError, Certificates, Held};
 pub use source::{CertificateSource, IssueError};
 pub use spiffe_id::{ParseSpiffeIdError, SpiffeId};

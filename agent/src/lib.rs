@@ -3,9 +3,13 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`app`] | the composition root: builds every part and hands each what it needs |
+//! | [`check`] | `isthmus check`: is this node fit, and if not, what is to be done |
+//! | [`cleanup`] | `isthmus cleanup`: takes every trace of the agent off the node |
 //! | [`cli`] | the command line |
 //! | [`config`] | flags and variables of what serves, checked as a whole |
 //! | [`operator`] | short commands on a terminal: `pod`, `status`, `ca`, `mesh` |
+//! | [`status`] | what the agent says of itself: collected, judged, written down |
+//! | [`admin`] | the HTTP ports: state, logging, profiles, metrics, readiness |
 //! | [`parent`] | nobody home: holds listeners while the worker restarts |
 //! | [`control`] | the unix socket on which pods are enrolled and state is read |
 //! | [`pods`] | which pods are enrolled, and bringing them in and out |
@@ -19,7 +23,10 @@
 //! | [`telemetry`] | metrics, log lines, recent failures, spans |
 //! | [`drain`] | graceful, deadline, force |
 
+pub mod admin;
 pub mod app;
+pub mod check;
+pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -33,5 +40,6 @@ pub mod pods;
 pub mod proxy;
 pub mod redirect;
 pub mod shards;
+pub mod status;
 pub mod telemetry;
 pub mod tls;

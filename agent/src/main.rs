@@ -10,11 +10,12 @@ use std::{
 
 use clap::Parser as _;
 use isthmus::{
-    app,
+    app, check, cleanup,
     cli::{Cli, Command},
     config::{GatewayConfig, Mistakes, NodeConfig, Order},
     operator,
     parent::{self, Worker},
+    status,
 };
 
 /// Returns freed memory to the kernel, and can be asked what holds it.
@@ -29,7 +30,8 @@ fn main() -> ExitCode {
         Command::Run(serve) => run(serve.arguments),
         Command::Proxy(proxy) => run(proxy.flags()),
         Command::Worker(worker) => ordered(NodeConfig::read(worker.arguments, env::vars_os()), |config| {
-            app::worker(config, worker.restarts)?;
+            let ended = status::worker_end(worker.ended_at, worker.ended_how.clone());
+            app::worker(config, worker.restarts, ended)?;
             Ok(ExitCode::SUCCESS)
         }),
         Command::Gateway(serve) => ordered(GatewayConfig::read(serve.arguments, env::vars_os()), |config| {
@@ -37,7 +39,9 @@ fn main() -> ExitCode {
         }),
         Command::Version => say(&format!("isthmus {}", env!("CARGO_PKG_VERSION"))),
         Command::Pod(command) => done(operator::pod(command)),
-        Command::Status(arguments) => done(operator::status(&arguments)),
+        Command::Status(arguments) => operator::status(&arguments),
+        Command::Check(arguments) => check::run(&arguments).map(code),
+        Command::Cleanup(arguments) => cleanup::run(&arguments).map(code),
         Command::Ca(command) => done(operator::ca(command)),
         Command::Mesh(command) => done(operator::mesh(command)),
     };
@@ -46,6 +50,11 @@ fn main() -> ExitCode {
         eprintln!("isthmus: {}", app::chain(error.as_ref()));
         ExitCode::from(CANNOT_START)
     })
+}
+
+/// Exit code of a command that answers yes or no.
+fn code(yes: bool) -> ExitCode {
+    if yes { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run(arguments: Vec<OsString>) -> Result<ExitCode, Box<dyn Error>> {

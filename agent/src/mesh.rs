@@ -4,20 +4,46 @@
 //! what it builds. Every decision is a pure function of a snapshot and of the connection at hand: no clock, no socket,
 //! no lock, and randomness comes in as a number. Whoever holds a [`Mesh`] reads the newest snapshot without a lock.
 //!
+//! # How a large mesh is held
+//!
+//! Every node holds the whole mesh, so a workload must be small: a hundred thousand of them, each an endpoint of two
+//! services, take some 17 MB, indexes included, and a change of one of them leaves the others where they are.
+//!
+//! - A source describes a workload as a [`Draft`], with every field. A [`Builder`] keeps a [`Workload`]: its addresses, its
+//!   name, and pointers to what it shares. What the pods of a Deployment have in common is one
+//!   [`Kin`](workload::Kin), read as if its fields were the workload's own. The uid is not kept: it is the kin's prefix and
+//!   the name. Equal texts, kin, localities and lists of services are one allocation, within a snapshot and from one to the
+//!   next (`interner`), and are let go of when nobody holds them.
+//! - Objects have numbers (`slab`), and tables hold numbers: of endpoints, and of what has a certain hash (`index`). A
+//!   table has no keys of its own; who looks something up compares the objects.
+//! - Slab and indexes are cut into small pieces, each behind a pointer. A snapshot *is* the builder's tables; what the
+//!   builder changes afterwards it copies first: a chunk of 64 pointers, a leaf of some 100 entries, and the lists of these.
+//!   So a change of one workload and the new snapshot for it cost tens of microseconds. Trees that persist by node (HAMT)
+//!   cost less for one change and three times the memory for all that does not change; maps made anew for every snapshot
+//!   cost the time, and twice the memory for as long as somebody holds the old one.
+//! - A mesh file is read as a stream, entry by entry, into the builder that holds the version before: what both have in
+//!   common stays as it is, what only the old one has goes when the new one was found good.
+//!
 //! | file | what it knows |
 //! |---|---|
 //! | [`address`] | how objects name each other: network addresses, service keys, gateways |
+//! | [`addresses`] | the addresses of a workload |
 //! | [`authority`] | the target a CONNECT asks for |
 //! | [`builder`] | collecting objects into a snapshot |
+//! | [`draft`] | workloads as sources describe them |
 //! | [`draw`] | picking among equals from one number |
 //! | [`mod@file`] | the mesh file |
 //! | [`gateway`] | what an east-west gateway does with a CONNECT |
 //! | [`inbound`] | whether a CONNECT is for this pod, and for which port |
 //! | [`members`] | which addresses belong to the mesh |
+//! | `index` | from hashes to numbers of objects |
+//! | `interner` | equal things kept once |
 //! | [`policy`] | authorisation policies and their verdict |
 //! | [`route`] | where an outbound connection goes |
 //! | [`service`] | services, their ports and balancing |
+//! | `slab` | objects by number |
 //! | [`snapshot`] | the indexed whole |
+//! | `tag` | hashes of keys |
 //! | [`watch`] | following the mesh file |
 //! | [`waypoint`] | which waypoint stands before a service or workload |
 //! | [`workload`] | workloads: pods, virtual machines, network gateways |

@@ -1,24 +1,27 @@
 //! Commands of an operator: short questions and orders, on the terminal.
 
+mod status;
+
 use std::{
     error::Error,
-    fs, io,
-    io::Write as _,
+    fs,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use isthmus_wire::{Enrol, Request, Response, SOCKET_NAME, Status, ask};
+use isthmus_wire::{Enrol, Request, Response, SOCKET_NAME, ask};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    cli::{CaCommand, MeshCommand, Mtls, Output, PodAddArgs, PodCommand, StatusArgs},
+    cli::{CaCommand, MeshCommand, Mtls, PodAddArgs, PodCommand},
     identity::{
         SpiffeId,
         embedded_ca::{EmbeddedCa, Terms},
     },
     mesh,
 };
+
+pub use status::status;
 
 /// The agent answers in milliseconds unless its node is in trouble.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -71,69 +74,6 @@ fn done(run_dir: &Path, request: &Request) -> Result<(), Box<dyn Error>> {
         }
         Response::Status(_) => Err("the agent answered something else than was asked".into()),
     }
-}
-
-/// `isthmus status`.
-pub fn status(arguments: &StatusArgs) -> Result<(), Box<dyn Error>> {
-    let Response::Status(status) = ask(&arguments.socket.run_dir.join(SOCKET_NAME), &Request::Status, PATIENCE)? else {
-        return Err("the agent answered something else than was asked".into());
-    };
-    let mut out = io::stdout().lock();
-    match arguments.output {
-        Output::Json => {
-            serde_json::to_writer_pretty(&mut out, &status)?;
-            writeln!(out)?;
-        }
-        Output::Text => print(&mut out, &status)?,
-    }
-    Ok(())
-}
-
-fn print(out: &mut impl io::Write, status: &Status) -> io::Result<()> {
-    let [workloads, services, policies] = status.mesh_size;
-    let network = if status.network.is_empty() {
-        "(no network)"
-    } else {
-        &status.network
-    };
-    writeln!(out, "node      {} on {network}", status.node)?;
-    writeln!(
-        out,
-        "worker    pid {}, started again {} times",
-        status.worker_pid, status.worker_restarts
-    )?;
-    writeln!(
-        out,
-        "mesh      {}: {workloads} workloads, {services} services, {policies} policies",
-        status.mesh
-    )?;
-    writeln!(
-        out,
-        "traffic   {} connections, {} tunnels",
-        status.connections, status.tunnels
-    )?;
-    writeln!(
-        out,
-        "\n{:<32} {:<10} {:<9} {:<24} IDENTITY",
-        "POD", "STATE", "PLAINTEXT", "ADDRESSES"
-    )?;
-    for pod in status.pods.values() {
-        let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
-        writeln!(
-            out,
-            "{:<32} {:<10} {:<9} {:<24} {}",
-            format!("{}/{}", pod.namespace, pod.name),
-            pod.state,
-            if pod.mtls_required { "refused" } else { "admitted" },
-            addresses.join(","),
-            pod.identity.as_deref().unwrap_or("(not in the mesh yet)"),
-        )?;
-    }
-    writeln!(out, "\n{:<32} COUNT", "VERDICT")?;
-    status
-        .verdicts
-        .iter()
-        .try_for_each(|(name, count)| writeln!(out, "{name:<32} {count}"))
 }
 
 /// `isthmus ca`.

@@ -15,8 +15,8 @@ use std::{
     ffi::OsString,
     io,
     os::fd::{AsFd as _, OwnedFd},
-    process::{Child, Command, ExitCode, Stdio},
-    time::{Duration, Instant},
+    process::{Child, Command, ExitCode, ExitStatus, Stdio},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nix::{
@@ -91,6 +91,7 @@ pub fn run(worker: &Worker) -> Result<ExitCode, ParentError> {
         worker,
         held: HashMap::new(),
         restarts: 0,
+        ended: None,
         was_ready: false,
         ending: Ending::Serving,
     };
@@ -122,6 +123,8 @@ struct Parent<'a> {
     worker: &'a Worker,
     held: HashMap<String, OwnedFd>,
     restarts: u64,
+    /// When and how the last worker ended.
+    ended: Option<(SystemTime, ExitStatus)>,
     was_ready: bool,
     ending: Ending,
 }
@@ -131,7 +134,7 @@ impl Parent<'_> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(failed("making a socket pair"))?;
         let is_chosen = env::var_os(MALLOC.0).is_some();
-        let child = command(&self.worker.arguments, self.restarts, is_chosen)
+        let child = command(&self.worker.arguments, self.restarts, self.ended, is_chosen)
             .stdin(Stdio::from(theirs))
             .spawn()
             .map_err(failed("starting the worker"))?;
@@ -173,6 +176,7 @@ impl Parent<'_> {
                     listening = self.note(link);
                 }
                 tracing::info!(%status, "worker ended");
+                self.ended = Some((SystemTime::now(), status));
                 return Ok(ExitCode::from(self.ending.code(status)));
             }
             if self.ending.is_overdue(Instant::now()) {
@@ -228,14 +232,23 @@ impl Parent<'_> {
 }
 
 /// Starts this binary as a worker; `malloc_is_chosen` when an operator has configured its allocator.
-fn command(arguments: &[OsString], restarts: u64, malloc_is_chosen: bool) -> Command {
+fn command(
+    arguments: &[OsString],
+    restarts: u64,
+    ended: Option<(SystemTime, ExitStatus)>,
+    malloc_is_chosen: bool,
+) -> Command {
     let mut command = Command::new("/proc/self/exe");
     if !malloc_is_chosen {
         command.env(MALLOC.0, MALLOC.1);
     }
-    command
-        .args(["worker", "--restarts", &restarts.to_string(), "--"])
-        .args(arguments);
+    command.args(["worker", "--restarts", &restarts.to_string()]);
+    if let Some((time, how)) = ended {
+        let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seconds = since_1970.as_secs().to_string();
+        command.args(["--ended-at", &seconds, "--ended-how", &how.to_string()]);
+    }
+    command.arg("--").args(arguments);
     command
 }
 
@@ -295,7 +308,7 @@ mod tests {
     #[test]
     fn a_worker_gets_its_arguments_and_an_allocator_that_an_operator_may_choose() {
         let told = |chosen| {
-            let command = command(&["--node".into(), "a".into()], 3, chosen);
+            let command = command(&["--node".into(), "a".into()], 3, None, chosen);
             let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
             assert_eq!(arguments, ["worker", "--restarts", "3", "--", "--node", "a"]);
             let variables: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();

@@ -12,6 +12,7 @@
 //! | `leg` | a TCP connection that is reset unless it was finished |
 //! | `tunnel_socket` | the TCP connection below a tunnel |
 //! | `connections` | what is open, and cutting it |
+//! | `tunnels` | which tunnels are open, for status |
 //! | `accept` | a listener that survives a lack of descriptors |
 //! | `descriptors` | the budget of descriptors |
 //! | `close` | why a connection ended |
@@ -35,6 +36,7 @@ pub mod sockets;
 mod terminate;
 mod tuning;
 mod tunnel_socket;
+mod tunnels;
 
 use std::{
     fmt,
@@ -52,6 +54,7 @@ pub use self::{
     gateway::{Gateway, GatewayParts},
     sockets::{PlainSockets, Sockets},
     tuning::{PoolLimits, SocketOptions, Tuning},
+    tunnels::TunnelInfo,
 };
 use crate::{
     identity::{Certificates, SpiffeId},
@@ -90,6 +93,19 @@ pub struct ProxyParts {
     pub tuning: Tuning,
     /// Who is told of connections.
     pub telemetry: Arc<Telemetry>,
+}
+
+/// How much of a pod is open at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenCounts {
+    /// Connections the pod's applications made.
+    pub connections_out: usize,
+    /// Connections to the pod's applications that came through tunnels.
+    pub connections_in: usize,
+    /// Tunnels dialled.
+    pub tunnels_out: usize,
+    /// Tunnels accepted, also those still in their handshake.
+    pub tunnels_in: usize,
 }
 
 /// Serves the connections of one pod. All of it runs on the runtime where it is first used.
@@ -132,6 +148,7 @@ impl PodProxy {
             dialled.clone(),
             parts.abrupt.clone(),
             tuning,
+            parts.listed.clone(),
         );
         Arc::new(Self {
             pod,
@@ -157,6 +174,23 @@ impl PodProxy {
     #[must_use]
     pub fn tunnels(&self) -> usize {
         self.dialled.len() + self.parts.tunnels.len()
+    }
+
+    /// Open now: connections the pod's applications made, connections made to them, tunnels dialled, tunnels accepted.
+    #[must_use]
+    pub fn open(&self) -> OpenCounts {
+        OpenCounts {
+            connections_out: self.outgoing.len(),
+            connections_in: self.parts.streams.len(),
+            tunnels_out: self.dialled.len(),
+            tunnels_in: self.parts.tunnels.len(),
+        }
+    }
+
+    /// The oldest tunnels, at most `most`. Those still in their handshake are not among them.
+    #[must_use]
+    pub fn list_tunnels(&self, most: usize) -> Vec<TunnelInfo> {
+        self.parts.listed.list(most)
     }
 
     /// Connections that were reset because an application dialled our own listener.

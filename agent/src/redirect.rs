@@ -11,8 +11,10 @@
 //! BPFFS/NODE/GENERATION/pod_SLOT/           one per pod: link_claim, link_guard_IFINDEX
 //! ```
 
+pub mod cgroup2;
 pub mod ebpf_log;
-mod grace;
+pub mod grace;
+pub mod hooks;
 mod kernel_calls;
 pub mod maps;
 pub mod netns;
@@ -21,8 +23,11 @@ pub mod objects;
 pub mod pins;
 pub mod pod;
 pub mod policy_routing;
+mod scratch;
 pub mod selftest;
 pub mod sockets;
+pub mod trial;
+pub mod unpin;
 
 use std::{io, path::PathBuf};
 

@@ -36,6 +36,8 @@ pub struct AgentOptions {
     pub authority: Option<std::path::PathBuf>,
     /// More arguments.
     pub arguments: Vec<String>,
+    /// More of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for AgentOptions {
@@ -45,6 +47,7 @@ impl Default for AgentOptions {
             drain_deadline: Duration::from_secs(1),
             authority: None,
             arguments: Vec::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -138,13 +141,23 @@ impl Agent {
             .arg(self.node.netns().path())
             .args(["--log-format", "json", "--drain-deadline"])
             .arg(format!("{}ms", self.options.drain_deadline.as_millis()))
-            .args(&self.options.arguments);
+            .args(&self.options.arguments)
+            .envs(self.options.environment.iter().cloned());
         command
     }
 
     /// What it holds now.
     pub fn status(&self) -> Result<Status> {
         status(&self.node.socket())
+    }
+
+    /// Process ids of the parent and of the worker that serves now.
+    pub fn pids(&self) -> Result<[u32; 2]> {
+        let parent = lock(&self.process).as_ref().map(Process::pid);
+        Ok([
+            parent.because(format!("the agent of {} does not run", self.node.name()))?,
+            self.status()?.worker_pid,
+        ])
     }
 
     /// The node it runs on.

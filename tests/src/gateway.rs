@@ -260,6 +260,12 @@ impl Gateway {
         &self.log
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> Result<u32> {
+        let pid = lock(&self.process).as_ref().map(Process::pid);
+        pid.because(format!("the gateway {} does not run", self.name))
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result {
         lock(&self.process)

@@ -18,6 +18,7 @@ pub mod envoy;
 pub mod failure;
 pub mod forger;
 pub mod gateway;
+pub mod histogram;
 pub mod lab;
 pub mod log;
 pub mod mesh_file;

@@ -253,7 +253,12 @@ impl Pod {
 
     /// Starts the lab's own load program inside (`peer --help`); it knows nothing of the agent.
     pub fn peer(&self, arguments: &[&str]) -> Result<Process> {
-        self.spawn(&peer_binary()?, arguments)
+        self.spawn(&beside_us("peer")?, arguments)
+    }
+
+    /// Starts the program that bench rows are measured with (`load --help`); it knows nothing of the agent.
+    pub fn load(&self, arguments: &[&str]) -> Result<Process> {
+        self.spawn(&beside_us("load")?, arguments)
     }
 
     /// Runs the lab's own load program to its end and answers its report.
@@ -308,17 +313,19 @@ fn pod_v6(net: u8, node: u8, last: u8) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x10, digits(net), digits(node), 0, 0, 0, digits(last))
 }
 
-/// The `peer` program, beside the binary of the test or the demo.
-fn peer_binary() -> Result<String> {
+/// A program of this package, beside the binary of the test, the demo or the bench.
+fn beside_us(name: &str) -> Result<String> {
     let own = std::env::current_exe()?;
     let found = own
         .ancestors()
         .skip(1)
         .take(2)
-        .map(|dir| dir.join("peer"))
+        .map(|dir| dir.join(name))
         .find(|path| path.exists());
     Ok(found
-        .because("finding the peer program (cargo build -p isthmus-tests --bins)")?
+        .because(format!(
+            "finding the program {name} (cargo build -p isthmus-tests --bins)"
+        ))?
         .display()
         .to_string())
 }

@@ -1,20 +1,29 @@
 //! What a lab left behind when its process was killed.
 
-use std::{collections::BTreeSet, env, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    failure::Result,
+    failure::{Because as _, Result},
     lab::PREFIX,
     netns::{DIRECTORY, ip},
 };
 
 /// A file of this name in a lab's directory protects the lab from being swept.
 pub(crate) const KEPT: &str = "kept";
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Removes every lab whose process is dead; those that were kept on purpose only with `kept_too`.
 /// Answers the names of the labs removed.
@@ -33,6 +42,49 @@ pub fn dead(kept_too: bool) -> Result<BTreeSet<String>> {
     }
     labs.iter().for_each(|lab| lab_called(lab));
     Ok(labs)
+}
+
+/// Removes every lab of this process, for one that is interrupted.
+pub fn own() {
+    let mark = format!("{PREFIX}{}x", std::process::id());
+    let mut labs = BTreeSet::new();
+    for directory in [Path::new(DIRECTORY), Path::new("/sys/fs/bpf"), &env::temp_dir()] {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(lab) = name.split('-').next().filter(|lab| lab.starts_with(&mark)) {
+                labs.insert(lab.to_owned());
+            }
+        }
+    }
+    labs.iter().for_each(|lab| lab_called(lab));
+}
+
+/// From now on SIGINT and SIGTERM remove every lab of this process and end it.
+pub fn when_interrupted() -> Result {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        let listen = |kind| signal(kind).because("listening for signals");
+        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?)
+    };
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+        });
+        INTERRUPTED.store(true, Ordering::SeqCst);
+        eprintln!("\ninterrupted: taking everything down");
+        // Whoever was making a lab may have made a little more of it meanwhile.
+        (0..2).for_each(|_| own());
+        std::process::exit(130);
+    });
+    Ok(())
+}
+
+/// Once interrupted, does not return: the sweep ends the process when it is done.
+pub fn leave_to_interrupt() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        thread::park();
+    }
 }
 
 /// The lab a name belongs to, when the lab's process is dead.
@@ -62,16 +114,21 @@ pub fn lab_called(lab: &str) {
     let _absent = fs::remove_dir_all(env::temp_dir().join(lab));
 }
 
-/// Agents and helpers carry the lab's name in their arguments: paths of its files and namespaces.
+/// Agents carry the lab's name in their arguments: paths of its files and namespaces. Programs in pods need not, and
+/// write to its files.
 fn processes_of(lab: &str) -> Vec<i32> {
     let mark = [b"/".as_slice(), lab.as_bytes()].concat();
+    let is_marked = |text: &[u8]| {
+        memchr::memmem::find_iter(text, &mark).any(|at| matches!(text.get(at + mark.len()), Some(b'-' | b'/' | 0)))
+    };
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid: &i32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            memchr::memmem::find_iter(&line, &mark).any(|at| matches!(line.get(at + mark.len()), Some(b'-' | b'/' | 0)))
+        .filter(|entry| {
+            let output = fs::read_link(entry.path().join("fd/1")).unwrap_or_default();
+            is_marked(output.as_os_str().as_bytes())
+                || is_marked(&fs::read(entry.path().join("cmdline")).unwrap_or_default())
         })
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
 }
 

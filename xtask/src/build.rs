@@ -34,3 +34,16 @@ pub(crate) fn build_lab(tree: &Tree) -> Result<(), Failure> {
     cargo.args(["build", "--release", "--package=isthmus-tests", "--bins", "--tests"]);
     Step::new("building lab tests and demo", cargo).quiet(tree)
 }
+
+/// Builds the bench and its load.
+pub(crate) fn build_bench(tree: &Tree) -> Result<(), Failure> {
+    let mut cargo = tree.cargo();
+    cargo.args([
+        "build",
+        "--release",
+        "--package=isthmus-tests",
+        "--bin=bench",
+        "--bin=load",
+    ]);
+    Step::new("building bench and load", cargo).quiet(tree)
+}

@@ -12,6 +12,7 @@ use crate::{
     tree::Tree,
 };
 
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -44,6 +45,7 @@ enum Verb {
     Test(test::Test),
     Fuzz(fuzz::Fuzz),
     Demo(demo::Demo),
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Test(verb) => verb.run(&tree),
         Verb::Fuzz(verb) => verb.run(&tree),
         Verb::Demo(verb) => verb.run(&tree),
+        Verb::Bench(verb) => verb.run(&tree),
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,

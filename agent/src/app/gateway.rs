@@ -1,6 +1,6 @@
 //! The east-west gateway's process.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use tokio::{
     net::TcpListener,
@@ -8,12 +8,18 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use super::{StartError, failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log, start_telemetry};
+use super::{
+    StartError,
+    admin_ports::{AdminPorts, failures},
+    failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log, start_telemetry,
+};
 use crate::{
+    admin::readiness,
     config::GatewayConfig,
     drain::drain,
     parent::CUT_SHORT,
     proxy::gateway::{Gateway, GatewayParts},
+    status::{Desk, Facts, Holder},
     telemetry::log::LogHandle,
 };
 
@@ -47,23 +53,42 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
         identity,
         listen,
     } = config;
-    let (mesh, _state) = follow_mesh(&common).await;
+    let telemetry = start_telemetry(log, &common, "")?;
+    let pending = [readiness::MESH, readiness::PROXY];
+    let admin = AdminPorts::open(common.ports, log, &telemetry, &pending).await?;
+    let (mesh, mesh_state) = follow_mesh(&common).await;
+    admin.done_with_mesh(mesh_state.clone());
+    let failures = failures(&telemetry);
     let parts = GatewayParts {
         identity,
         network: common.network.as_str().into(),
-        mesh,
+        mesh: mesh.clone(),
         certificates: open_certificates(&common)?,
         tuning: common.tuning,
-        telemetry: start_telemetry(log, &common, "")?,
+        telemetry,
     };
     let listener = TcpListener::bind(listen)
         .await
         .map_err(failed(format!("listening on {listen}")))?;
     let mut ends = Ends::new()?;
     let (trigger, signal) = drain();
-    let mut serving = tokio::spawn(Gateway::new(parts).serve(listener, signal));
+    let gateway = Gateway::new(parts);
+    let facts = Facts {
+        node: String::new(),
+        network: common.network.clone(),
+        restarts: 0,
+        ended: None,
+        mesh,
+        mesh_state,
+        readiness: admin.readiness.clone(),
+        failures,
+    };
+    admin.told_by(&Desk::new(facts, Holder::Gateway(Arc::clone(&gateway))));
+    let mut serving = tokio::spawn(gateway.serve(listener, signal));
+    admin.done(readiness::PROXY);
     tracing::info!(%listen, network = common.network, "ready");
     ends.next().await;
+    admin.readiness.pend(readiness::DRAIN);
     tracing::info!(deadline = ?common.drain_deadline, "draining");
     trigger.start(common.drain_deadline);
     tokio::select! {

@@ -9,6 +9,7 @@ use std::{
     thread,
 };
 
+use isthmus_wire::WorkerEnd;
 use nix::sys::{
     prctl,
     signal::{SigSet, Signal},
@@ -20,10 +21,15 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{StartError, failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log, start_telemetry};
+use super::{
+    StartError,
+    admin_ports::{AdminPorts, failures},
+    failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log, start_telemetry,
+};
 use crate::{
+    admin::readiness,
     config::NodeConfig,
-    control::{self, Facts},
+    control,
     parent::keeper::Keeper,
     pods::{
         Registry,
@@ -32,6 +38,7 @@ use crate::{
     },
     redirect::{Netns, NodePrograms, Pins, PodPrograms, ebpf_log, netns, node::Ground, objects, selftest},
     shards::Shards,
+    status::{Desk, Facts, Holder},
     telemetry::log::LogHandle,
 };
 
@@ -39,14 +46,20 @@ use crate::{
 ///
 /// # Errors
 /// When a step of the start fails.
-pub fn worker(config: NodeConfig, restarts: u64) -> Result<(), StartError> {
+pub fn worker(config: NodeConfig, restarts: u64, ended: Option<WorkerEnd>) -> Result<(), StartError> {
     let log = start_log(&config.common.log);
-    let served = run(config, restarts, &log);
+    let served = run(config, Before { restarts, ended }, &log);
     log.finish();
     served
 }
 
-fn run(config: NodeConfig, restarts: u64, log: &LogHandle) -> Result<(), StartError> {
+/// What came before this worker.
+struct Before {
+    restarts: u64,
+    ended: Option<WorkerEnd>,
+}
+
+fn run(config: NodeConfig, before: Before, log: &LogHandle) -> Result<(), StartError> {
     // The parent blocks signals for itself; and a worker without a parent would hold pods nobody restarts.
     SigSet::all().thread_unblock().map_err(failed("unblocking signals"))?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("asking to end with the parent"))?;
@@ -59,18 +72,21 @@ fn run(config: NodeConfig, restarts: u64, log: &LogHandle) -> Result<(), StartEr
         .enable_all()
         .build()
         .map_err(failed("starting the control runtime"))?;
-    let served = control.block_on(serve(config, restarts, data, log));
+    let served = control.block_on(serve(config, before, data, log));
     // A blocking call under way must not hold up the end.
     control.shutdown_background();
     served
 }
 
-async fn serve(config: NodeConfig, restarts: u64, data: Shards, log: &LogHandle) -> Result<(), StartError> {
+async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle) -> Result<(), StartError> {
+    let telemetry = start_telemetry(log, &config.common, &config.node)?;
+    let pending = [readiness::MESH, readiness::PROXY, readiness::PODS];
+    let admin = AdminPorts::open(config.common.ports, log, &telemetry, &pending).await?;
     let (keeper, mut held) =
         Keeper::greet().map_err(failed("talking to the parent process; `isthmus run` starts workers"))?;
     prepare_run_directory(&config.run_dir)?;
-    let telemetry = start_telemetry(log, &config.common, &config.node)?;
     let (mesh, mesh_state) = follow_mesh(&config.common).await;
+    admin.done_with_mesh(mesh_state.clone());
     let certificates = open_certificates(&config.common)?;
 
     let node_netns = Netns::open(&config.node_netns).map_err(failed(
@@ -78,6 +94,7 @@ async fn serve(config: NodeConfig, restarts: u64, data: Shards, log: &LogHandle)
     ))?;
     let pins = Pins::new(&config.bpffs, &config.node, objects::generation());
     let (node, programs) = redirect(&config, &pins, &node_netns).await?;
+    admin.done(readiness::PROXY);
 
     let path = config.run_dir.join(isthmus_wire::SOCKET_NAME);
     let control = match held.remove("control") {
@@ -88,6 +105,7 @@ async fn serve(config: NodeConfig, restarts: u64, data: Shards, log: &LogHandle)
 
     let (stirred, stirrings) = mpsc::channel::<Stirred>(256);
     let network: Arc<str> = config.common.network.as_str().into();
+    let failures = failures(&telemetry);
     let parts = Parts {
         node,
         programs,
@@ -111,13 +129,20 @@ async fn serve(config: NodeConfig, restarts: u64, data: Shards, log: &LogHandle)
     }
     registry.tell_ready().map_err(failed("telling the parent process"))?;
     let facts = Facts {
-        node: config.node.as_str().into(),
-        network,
-        restarts,
+        node: config.node.clone(),
+        network: network.to_string(),
+        restarts: before.restarts,
+        ended: before.ended,
         mesh_state,
         mesh,
+        readiness: admin.readiness.clone(),
+        failures,
     };
-    let control = tokio::spawn(control::serve(control, pods.clone(), facts));
+    let desk = Desk::new(facts, Holder::Pods(pods.clone()));
+    admin.told_by(&desk);
+    admin.count(pods.clone(), before.restarts);
+    admin.done(readiness::PODS);
+    let control = tokio::spawn(control::serve(control, pods.clone(), desk));
     // Before anybody is told to go ahead: from here on SIGTERM drains.
     let mut terminated = signal(SignalKind::terminate()).map_err(failed("listening for SIGTERM"))?;
     // A terminal sends SIGINT to the parent too, which passes on what it means.
@@ -126,6 +151,7 @@ async fn serve(config: NodeConfig, restarts: u64, data: Shards, log: &LogHandle)
     let registry = tokio::spawn(registry.run());
 
     terminated.recv().await;
+    admin.readiness.pend(readiness::DRAIN);
     let deadline = config.common.drain_deadline;
     tracing::info!(?deadline, "draining; pods stay guarded");
     control.abort();

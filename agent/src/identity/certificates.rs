@@ -64,6 +64,15 @@ pub enum CertificateError {
     },
 }
 
+/// What the cache holds of one identity.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// The last certificate, valid or not.
+    pub certificate: Option<Arc<Certificate>>,
+    /// How the last attempt to get one failed; none when it did not.
+    pub failure: Option<String>,
+}
+
 struct Shared {
     source: Arc<dyn CertificateSource>,
     clock: Arc<dyn Clock>,
@@ -146,6 +155,17 @@ impl Certificates {
                 .await
                 .map_err(|_| CertificateError::Released { id: id.clone() })?;
         }
+    }
+
+    /// What is held for `id` now, without asking for anything; none while nobody wanted a certificate.
+    #[must_use]
+    pub fn held(&self, id: &SpiffeId) -> Option<Held> {
+        let entries = self.shared.lock();
+        let state = entries.get(id)?.state.borrow();
+        Some(Held {
+            certificate: state.certificate.clone(),
+            failure: state.failure.as_deref().map(|failure| with_causes(failure)),
+        })
     }
 
     /// Drops the certificate and ends its renewal; tunnels that stand keep theirs. For the end of `id`'s last pod.

@@ -388,3 +388,6 @@ fn add_ranges(ranges: &mut Arc<Vec<VipRange>>, service: &Arc<Service>) {
         ranges.insert(place, added);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! A file is taken whole or not at all: whatever is wrong with it is an error that names the place and what was expected
 //! there, and so is what contradicts itself.
 
+mod claim;
 mod convert;
 mod field;
 mod input;
@@ -22,7 +23,7 @@ use serde_saphyr::Location;
 
 use self::field::Extent;
 use self::input::Input;
-use self::problem::{Claim, Other, Problem};
+use self::problem::{Other, Problem};
 use self::world::World;
 use super::builder::Builder;
 use super::snapshot::Snapshot;
@@ -149,7 +150,7 @@ fn with_hints(text: &str, problem: &Problem) -> String {
     let mut hinted = problem.text.clone();
     let other = match &problem.other {
         Some(Other::At(location)) => Some(*location),
-        Some(Other::Claim(claim)) => first_claim(text, claim),
+        Some(Other::Claim(claim)) => claim::first(text, claim),
         None => None,
     };
     if let Some(other) = other.and_then(|other| place(text, other, problem.extent)) {
@@ -162,32 +163,6 @@ fn with_hints(text: &str, problem: &Problem) -> String {
         hinted.push_str("; the file ends here: is it only half written?");
     }
     hinted
-}
-
-/// Where something was claimed first: gateways come before workloads, wherever they stand.
-fn first_claim(text: &str, claim: &Claim) -> Option<Location> {
-    let input = Input::Text(text);
-    for gateway in input.root().ok()?.gateways {
-        let entry = gateway.value;
-        let ip = entry.address.value.0.0;
-        let claims = match claim {
-            Claim::Uid(uid) => **uid == *world::gateway_uid(&entry),
-            Claim::Address(network, wanted) => **network == *entry.network.value && *wanted == ip,
-        };
-        if claims {
-            return Some(entry.address.referenced);
-        }
-    }
-    let mut found = None;
-    // The first that claims it ends the reading; so does whatever is wrong with an entry before, which nobody asks for.
-    let _ = input.workloads(&mut |entry| {
-        found = world::place_of_claim(&entry, claim);
-        match found {
-            Some(location) => Err(problem::fault(location, String::new())),
-            None => Ok(()),
-        }
-    });
-    found
 }
 
 /// Is this line the last one with anything on it, or beyond?

@@ -13,8 +13,10 @@ const CHUNK: usize = 64;
 /// Objects by number. A clone is a pointer.
 #[derive(Debug)]
 pub(super) struct Slab<T> {
-    chunks: Arc<Vec<Arc<[Option<Arc<T>>; CHUNK]>>>,
+    chunks: Arc<Vec<Chunk<T>>>,
 }
+
+type Chunk<T> = Arc<[Option<Arc<T>>; CHUNK]>;
 
 /// Which numbers of a slab are free. The lowest is given out first, so that a slab does not grow holes.
 #[derive(Debug, Clone, Default)]

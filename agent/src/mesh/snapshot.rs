@@ -336,11 +336,12 @@ pub(super) fn prefer<'a>(
     services: impl Iterator<Item = &'a Arc<Service>> + Clone,
     client_namespace: &str,
 ) -> Option<Arc<Service>> {
-    let visible = || services.clone().filter(|service| service.visible_to(client_namespace));
-    visible()
-        .find(|service| *service.key.namespace == *client_namespace)
-        .or_else(|| visible().find(|service| service.canonical))
-        .or_else(|| visible().next())
+    let mut visible = services.filter(|service| service.visible_to(client_namespace));
+    let own = |service: &&Arc<Service>| *service.key.namespace == *client_namespace;
+    let found = visible.clone().find(own);
+    found
+        .or_else(|| visible.clone().find(|service| service.canonical))
+        .or_else(|| visible.next())
         .map(Arc::clone)
 }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use isthmus_wire::{Enrol, PodStatus, Response};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::telemetry::{NodeState, PodCounts};
+use crate::{
+    proxy::TunnelInfo,
+    telemetry::{NodeState, PodCounts},
+};
 
 /// Asked of the registry.
 pub enum Ask {
@@ -28,6 +31,8 @@ pub struct Survey {
     pub verdicts: BTreeMap<String, u64>,
     /// Open tunnels.
     pub tunnels: usize,
+    /// Open tunnels with the `NAMESPACE/NAME` of their pods, at most `isthmus_wire::MOST_TUNNELS`.
+    pub open_tunnels: Vec<(String, TunnelInfo)>,
     /// Connections being relayed.
     pub connections: usize,
 }
@@ -105,5 +110,35 @@ fn ending() -> Response {
     Response::Refused {
         reason: "the agent is ending; ask its successor".to_owned(),
         retriable: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_get_the_nodes_own_verdicts_apart_from_the_pods() {
+        let verdicts = |count| BTreeMap::from([("guard_dropped_syn".to_owned(), count)]);
+        let pod = |state: &str, count| PodStatus {
+            state: state.to_owned(),
+            verdicts: verdicts(count),
+            ..PodStatus::default()
+        };
+        let survey = Survey {
+            pods: BTreeMap::from([
+                ("a".to_owned(), pod("enrolled", 2)),
+                ("b".to_owned(), pod("lingering", 3)),
+            ]),
+            verdicts: verdicts(10),
+            tunnels: 4,
+            connections: 5,
+            ..Survey::default()
+        };
+        let state = NodeState::from(&survey);
+        assert_eq!(state.verdicts, verdicts(5));
+        assert_eq!(state.pods["b"].verdicts, verdicts(3));
+        assert!(state.pods["a"].served && !state.pods["b"].served);
+        assert_eq!((state.tunnels, state.connections), (4, 5));
     }
 }

@@ -1,13 +1,18 @@
 //! One enrolled pod: what stands in its namespace and who serves it.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use arc_swap::ArcSwap;
 use isthmus_abi::{FLAG_LEAVE_STRANGERS, FLAG_MTLS_REQUIRED, LISTENER_HBONE, LISTENER_OUTBOUND};
-use isthmus_wire::{Plaintext, PodStatus};
+use isthmus_wire::{MtlsBecause, Plaintext, PodStatus};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
 use super::{
+    certificate_status::certificate_status,
     pod_sockets::PodSockets,
     record::Record,
     registry::{Parts, RegistryError, Stirred},
@@ -16,7 +21,7 @@ use crate::{
     drain::{DrainTrigger, drain},
     mesh::{Snapshot, Workload, policy},
     parent::keeper::Keeper,
-    proxy::{PodFacts, PodProxy, ProxyParts},
+    proxy::{OpenCounts, PodFacts, PodProxy, ProxyParts, TunnelInfo},
     redirect::{Interior, Listeners, Netns, PodRouting},
 };
 
@@ -26,6 +31,8 @@ pub struct Enrolled {
     pub record: Record,
     /// What it is doing.
     pub state: State,
+    /// Why it could not be taken up, when it could not.
+    pub trouble: Option<String>,
     addresses: Arc<ArcSwap<Vec<IpAddr>>>,
     flags: u32,
     /// Links and addresses as they were last seen; the guard stands on these links.
@@ -86,6 +93,7 @@ impl Enrolled {
         Self {
             record,
             state,
+            trouble: None,
             addresses: Arc::new(ArcSwap::from_pointee(addresses)),
             flags: FLAG_MTLS_REQUIRED,
             interior: Interior::default(),
@@ -155,6 +163,7 @@ impl Enrolled {
         self.guard(parts, &interior)?;
         self.interior = interior;
         self.state = State::Enrolled;
+        self.trouble = None;
         Ok(())
     }
 
@@ -298,21 +307,29 @@ impl Enrolled {
         }
     }
 
+    /// The oldest open tunnels, at most `most`.
+    pub fn list_tunnels(&self, most: usize) -> Vec<TunnelInfo> {
+        let served = self.served.as_ref();
+        served.map(|served| served.proxy.list_tunnels(most)).unwrap_or_default()
+    }
+
     /// What the mesh says of plaintext to this pod, and whether its connects to strangers are left alone. A pod the mesh does not know may have any policy: refused.
     fn wanted_flags(&self, parts: &Parts, mesh: &Snapshot, addresses: &[IpAddr]) -> u32 {
         let required = self.record.pod.mtls_required.unwrap_or_else(|| {
-            self.workload(mesh, &parts.network)
-                .or_else(|| {
-                    addresses
-                        .iter()
-                        .find_map(|address| mesh.workload_at(&parts.network, *address))
-                })
+            self.policed(parts, mesh, addresses)
                 .is_none_or(|workload| policy::plaintext_refused(mesh, &workload))
         });
         // A mesh that lacks this pod may lack its destinations as well.
         let leaves = parts.leave_non_mesh && self.workload(mesh, &parts.network).is_some();
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
         flag(required, FLAG_MTLS_REQUIRED) | flag(leaves, FLAG_LEAVE_STRANGERS)
+    }
+
+    /// The workload whose policies hold for the pod: by its name, else by its address.
+    fn policed(&self, parts: &Parts, mesh: &Snapshot, addresses: &[IpAddr]) -> Option<Arc<Workload>> {
+        let at = |address: &IpAddr| mesh.workload_at(&parts.network, *address);
+        self.workload(mesh, &parts.network)
+            .or_else(|| addresses.iter().find_map(at))
     }
 
     fn workload(&self, mesh: &Snapshot, network: &str) -> Option<Arc<Workload>> {
@@ -398,17 +415,34 @@ impl Enrolled {
         let maps = parts.node.maps();
         let links = parts.programs.links(self.slot());
         let counted = maps.plaintext(self.slot());
+        let mesh = parts.mesh.current();
         let identity = self
-            .workload(&parts.mesh.current(), &parts.network)
+            .workload(&mesh, &parts.network)
             .and_then(|workload| workload.identity());
+        let certificate = identity.as_ref().and_then(|id| parts.certificates.held(id));
+        let open = self
+            .served
+            .as_ref()
+            .map_or_else(OpenCounts::default, |served| served.proxy.open());
         PodStatus {
             namespace: self.record.pod.namespace.clone(),
             name: self.record.pod.name.clone(),
             state: self.state.name().to_owned(),
+            trouble: self.trouble.clone(),
             netns: self.record.pod.netns.clone(),
             addresses: self.addresses.load().to_vec(),
-            identity: identity.map(|identity| identity.to_string()),
+            identity: identity.as_ref().map(ToString::to_string),
+            certificate: certificate.map(|held| certificate_status(held, SystemTime::now())),
             mtls_required: self.flags & FLAG_MTLS_REQUIRED != 0,
+            mtls_because: match self.record.pod.mtls_required {
+                Some(_) => MtlsBecause::Enrolment,
+                None if self.policed(parts, &mesh, &self.addresses.load()).is_some() => MtlsBecause::Policies,
+                None => MtlsBecause::UnknownToMesh,
+            },
+            connections_out: open.connections_out,
+            connections_in: open.connections_in,
+            tunnels_out: open.tunnels_out,
+            tunnels_in: open.tunnels_in,
             verdicts: maps.verdicts(self.slot()),
             plaintext: Plaintext {
                 opened: counted.opened,

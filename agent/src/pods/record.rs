@@ -50,6 +50,11 @@ impl Records {
         Ok(Self(path))
     }
 
+    /// The directory of records as it is; nothing is made.
+    pub fn existing(run_directory: &Path) -> Self {
+        Self(run_directory.join("pods"))
+    }
+
     /// Writes one, by renaming a complete file into place.
     pub fn write(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path(record.slot);
@@ -80,25 +85,33 @@ impl Records {
 
     /// All that can be read. One that cannot is reported and left for an operator to look at.
     pub fn read_all(&self) -> Vec<Record> {
+        let readable = |(path, read): (PathBuf, Result<Record, String>)| match read {
+            Ok(record) => Some(record),
+            Err(error) => {
+                tracing::error!(path = %path.display(), error, "a pod's record is unreadable; enrol the pod again");
+                None
+            }
+        };
+        self.read_each().into_iter().filter_map(readable).collect()
+    }
+
+    /// Every record, or why it cannot be read.
+    pub fn read_each(&self) -> Vec<(PathBuf, Result<Record, String>)> {
         let entries = fs::read_dir(&self.0).into_iter().flatten().filter_map(Result::ok);
         let files = entries
             .map(|entry| entry.path())
             .filter(|path| path.extension().is_some_and(|end| end == "json"));
         files
-            .filter_map(|path| {
-                let read = fs::read(&path).map_err(|error| error.to_string());
-                match read.and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string())) {
-                    Ok(record) => Some(record),
-                    Err(error) => {
-                        tracing::error!(path = %path.display(), error, "a pod's record is unreadable; enrol the pod again");
-                        None
-                    }
-                }
+            .map(|path| {
+                let text = fs::read(&path).map_err(|error| error.to_string());
+                let read = text.and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
+                (path, read)
             })
             .collect()
     }
 
-    fn path(&self, slot: u32) -> PathBuf {
+    /// The file of a slot.
+    pub fn path(&self, slot: u32) -> PathBuf {
         self.0.join(format!("{slot}.json"))
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isthmus_wire::{Enrol, Response};
+use isthmus_wire::{Enrol, MOST_TUNNELS, Response};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval, timeout},
@@ -192,7 +192,11 @@ impl Registry {
         };
         match outcome {
             Ok(()) => tracing::info!(pod = name, slot, stale, "pod taken up again"),
-            Err(error) => tracing::error!(pod = name, error = chain(&error), "pod not taken up; it stays guarded"),
+            Err(error) => {
+                let error = chain(&error);
+                tracing::error!(pod = name, error, "pod not taken up; it stays guarded");
+                pod.trouble = Some(error);
+            }
         }
         self.pods.insert(slot, pod);
     }
@@ -452,6 +456,7 @@ impl Registry {
                 Ok(())
             }
         };
+        pod.trouble = outcome.as_ref().err().map(|error| chain(error));
         report(outcome);
     }
 
@@ -466,6 +471,10 @@ impl Registry {
                 *survey.verdicts.entry(name.clone()).or_default() += count;
             }
             survey.tunnels += pod.tunnels();
+            let room = MOST_TUNNELS.saturating_sub(survey.open_tunnels.len());
+            let name = format!("{}/{}", status.namespace, status.name);
+            let listed = pod.list_tunnels(room).into_iter();
+            survey.open_tunnels.extend(listed.map(|tunnel| (name.clone(), tunnel)));
             survey.connections += pod.connections();
             survey.pods.insert(pod.record.pod.uid.clone(), status);
         }

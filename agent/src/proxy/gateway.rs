@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    Tuning,
+    Tuning, TunnelInfo,
     access_log::{Book, Direction, Record},
     close::{CloseCode, CloseReason, Who},
     connections::Guard,
@@ -95,6 +95,12 @@ impl Gateway {
     #[must_use]
     pub fn open_connections(&self) -> usize {
         self.parts.streams.len()
+    }
+
+    /// The oldest tunnels, at most `most`. Those still in their handshake are not among them.
+    #[must_use]
+    pub fn list_tunnels(&self, most: usize) -> Vec<TunnelInfo> {
+        self.parts.listed.list(most)
     }
 
     /// Tunnels open now.

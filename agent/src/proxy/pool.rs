@@ -19,6 +19,7 @@ use super::{
     dial::{self, ANSWER_TIMEOUT, DialError},
     sockets::Sockets,
     tunnel_socket::Abrupt,
+    tunnels::Tunnels,
 };
 use crate::{
     hbone::{
@@ -60,6 +61,7 @@ struct Shared {
     tunnels: Connections,
     abrupt: Abrupt,
     tuning: Tuning,
+    listed: Tunnels,
     entries: Mutex<HashMap<Key, Entry>>,
 }
 
@@ -87,13 +89,14 @@ enum Found {
 }
 
 impl Pool {
-    /// `tunnels` counts what is open and can cut it; `abrupt` is given to their sockets.
+    /// `tunnels` counts what is open and can cut it; `abrupt` is given to their sockets; `listed` tells what is open.
     pub(crate) fn new(
         sockets: Arc<dyn Sockets>,
         certificates: Certificates,
         tunnels: Connections,
         abrupt: Abrupt,
         tuning: Tuning,
+        listed: Tunnels,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -102,6 +105,7 @@ impl Pool {
                 tunnels,
                 abrupt,
                 tuning,
+                listed,
                 entries: Mutex::default(),
             }),
         }
@@ -218,7 +222,15 @@ impl Shared {
         waiters.send_replace(Some(outcome));
         if let Some((pooled, driver)) = driven {
             let weak = Arc::downgrade(&pooled);
+            let identity = pooled.tunnel.peer().clone();
             drop(pooled);
+            let counted = Weak::clone(&weak);
+            let streams = move || {
+                counted
+                    .upgrade()
+                    .map_or(0, |pooled| pooled.streams.load(Ordering::Relaxed))
+            };
+            let _listed = self.listed.dialled(key.peer, identity, streams);
             self.keep(key, &weak, driver).await;
         }
     }

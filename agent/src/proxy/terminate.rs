@@ -17,6 +17,7 @@ use super::{
     dial::HANDSHAKE_TIMEOUT,
     relay::Tally,
     tunnel_socket::{Abrupt, TunnelSocket},
+    tunnels::Tunnels,
 };
 use crate::{
     drain::{Drain, DrainTrigger, drain},
@@ -60,6 +61,8 @@ pub(super) struct Parts {
     /// Tunnels that were accepted.
     pub(super) tunnels: Connections,
     pub(super) abrupt: Abrupt,
+    /// All tunnels, also the dialled ones, for whoever asks what there is.
+    pub(super) listed: Tunnels,
     pub(super) handshakes: Semaphore,
     /// Told when whoever is served is gone: listeners end with it.
     pub(super) gone: DrainTrigger,
@@ -85,6 +88,7 @@ impl Parts {
             streams: Connections::new(),
             tunnels: Connections::new(),
             abrupt: Abrupt::default(),
+            listed: Tunnels::default(),
             handshakes: Semaphore::new(HANDSHAKES),
             gone: drain().0,
             tuning,
@@ -204,6 +208,11 @@ async fn streams<T: Terminator>(
     mut guard: Guard,
     drain: &Drain,
 ) {
+    // Every stream holds a clone of the facts, and nobody else does.
+    let held = Arc::downgrade(facts);
+    let streams = move || held.strong_count().saturating_sub(1);
+    let tunnels = &terminator.parts().listed;
+    let _listed = tunnels.accepted(facts.from, facts.source.clone(), streams);
     let mut started = std::pin::pin!(drain.started());
     let mut forced = std::pin::pin!(drain.forced());
     let mut draining = false;

@@ -32,6 +32,14 @@ impl Short {
     }
 }
 
+/// Is the switch on while nobody here holds it? Then somebody set it for good, or an agent was killed while it was on.
+pub fn stays_short() -> bool {
+    let locked = File::open(SWITCH)
+        .and_then(|file| Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error.into()));
+    let mut now = String::new();
+    locked.is_ok_and(|mut switch| switch.read_to_string(&mut now).is_ok() && now.trim() != "0")
+}
+
 fn turn_on() -> io::Result<Option<Flock<File>>> {
     let file = OpenOptions::new().read(true).write(true).open(SWITCH)?;
     let mut switch = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error)?;

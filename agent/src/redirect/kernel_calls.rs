@@ -1,7 +1,7 @@
 //! The few kernel calls no crate wraps.
 #![expect(
     unsafe_code,
-    reason = "SO_NETNS_COOKIE, IP_LOCAL_PORT_RANGE, bpf(2) on pinned links have no safe wrapper"
+    reason = "SO_NETNS_COOKIE, IP_LOCAL_PORT_RANGE, bpf(2) on pinned links and on hooks have no safe wrapper"
 )]
 
 use std::{
@@ -18,6 +18,7 @@ use std::{
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_DETACH: libc::c_long = 34;
 /// linux/bpf.h, `enum bpf_attach_type`.
@@ -110,6 +111,8 @@ pub(super) struct KernelLink {
     pub program_id: u32,
     /// Its namespace or interface still exists.
     pub attached: bool,
+    /// Inode of the namespace of a sk_lookup link; no other kind has one, and no namespace that is gone.
+    pub netns: Option<u32>,
 }
 
 /// Asks the kernel about a pinned sk_lookup, tcx or cgroup link. aya tells ids, but not whether the target still exists.
@@ -139,6 +142,67 @@ pub(super) fn inspect(pin: &Path) -> io::Result<KernelLink> {
         id: info.id,
         program_id: info.program_id,
         attached: !bound || info.target != 0,
+        netns: (info.kind == BPF_LINK_TYPE_NETNS && info.target != 0).then_some(info.target),
+    })
+}
+
+/// Most programs that are told of one hook; the kernel allows 64.
+const MOST_ON_A_HOOK: usize = 64;
+
+/// `union bpf_attr` for `BPF_PROG_QUERY`, up to what Linux 4.10 had of it.
+#[repr(C)]
+struct QueryRequest {
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    _padding: u32,
+}
+
+/// Who is attached to a hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Occupied {
+    /// Program ids, in the order they run.
+    pub programs: Vec<u32>,
+    /// `BPF_F_ALLOW_OVERRIDE` (1), `BPF_F_ALLOW_MULTI` (2) or nothing: how the first was attached to the cgroup.
+    pub flags: u32,
+}
+
+/// Asks which programs are attached to a cgroup, or to a network namespace, by `enum bpf_attach_type`.
+pub(super) fn occupied(target: BorrowedFd<'_>, attach_type: u32) -> io::Result<Occupied> {
+    let mut programs = vec![0u32; MOST_ON_A_HOOK];
+    let mut request = QueryRequest {
+        target: u32::try_from(target.as_raw_fd()).map_err(io::Error::other)?,
+        attach_type,
+        flags: 0,
+        attach_flags: 0,
+        programs: programs.as_mut_ptr() as u64,
+        count: u32::try_from(programs.len()).map_err(io::Error::other)?,
+        _padding: 0,
+    };
+    // SAFETY: the attribute is of the size given; the kernel writes at most `count` ids to `programs`, which has as many
+    // and lives until the call returns, and `attach_flags` and `count` of the attribute itself.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            &raw mut request,
+            mem::size_of::<QueryRequest>(),
+        )
+    };
+    match io::Error::last_os_error() {
+        _ if done == 0 => {}
+        // There are more than fit; those that fit are told.
+        error if error.raw_os_error() == Some(libc::ENOSPC) => {}
+        error => return Err(error),
+    }
+    let count = usize::try_from(request.count).unwrap_or(usize::MAX);
+    programs.truncate(count);
+    Ok(Occupied {
+        programs,
+        flags: request.attach_flags,
     })
 }
 

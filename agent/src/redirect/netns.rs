@@ -137,6 +137,16 @@ fn netns_cookie() -> io::Result<u64> {
     super::kernel_calls::netns_cookie(socket.as_fd())
 }
 
+/// A path of the namespace with this inode: a name of it, or a process in it.
+pub fn path_of(inode: u64) -> Option<PathBuf> {
+    let entries = |directory| std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries("/run/netns").map(|entry| entry.path());
+    let processes = entries("/proc").map(|entry| entry.path().join("ns/net"));
+    names
+        .chain(processes)
+        .find(|path| std::fs::metadata(path).is_ok_and(|found| found.ino() == inode))
+}
+
 /// Opens the namespace the calling process lives in, so that later threads can return to it.
 pub fn remember_home() -> io::Result<()> {
     home().map(drop)

@@ -15,12 +15,17 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// `bpffs` is a directory on a BPF file system, `node` a node name. bpffs refuses dots in names.
+    /// `bpffs` is a directory on a BPF file system, `node` a node name.
     pub fn new(bpffs: &Path, node: &str, generation: String) -> Self {
         Self {
-            node: bpffs.join(node.replace('.', "_")),
+            node: bpffs.join(Self::node_name(node)),
             generation,
         }
+    }
+
+    /// Name of a node's directory: bpffs refuses dots in names.
+    pub fn node_name(node: &str) -> String {
+        node.replace('.', "_")
     }
 
     /// Directory of this generation.

@@ -24,6 +24,10 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::Netns;
 
+mod inspection;
+
+pub use inspection::MarkRule;
+
 /// Lets a listening socket's children inherit the mark of their SYN, so that replies to deliveries return over `lo`; and
 /// lets the RST that refuses a delivery bear its mark, or it would leave by the pod's links. The last is absent where IPv6
 /// is.

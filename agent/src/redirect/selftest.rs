@@ -4,19 +4,12 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
-    sync::mpsc,
-    thread,
     time::Duration,
 };
 
 use isthmus_abi::{LISTENER_HBONE, LISTENER_OUTBOUND, MAX_SLOTS};
-use nix::{
-    sched::{CloneFlags, unshare},
-    unistd::{getpid, gettid},
-};
 
-use super::{Interior, Listeners, Netns, NodePrograms, PodPrograms, PodRouting, RedirectError};
+use super::{Interior, Listeners, Netns, NodePrograms, PodPrograms, PodRouting, RedirectError, scratch::Scratch};
 
 /// Documentation addresses (RFC 5737, RFC 3849): the scratch pod's own, and where it connects to.
 const SELF_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 73);
@@ -33,7 +26,7 @@ pub const SLOT: u32 = MAX_SLOTS - 1;
 /// Runs it and leaves nothing behind.
 pub async fn run(node: &NodePrograms, programs: &PodPrograms) -> Result<(), RedirectError> {
     let scratch = Scratch::make().map_err(|error| told("making a network namespace", error))?;
-    let netns = Netns::open(&scratch.path)?;
+    let netns = Netns::open(scratch.path())?;
     let outcome = prove(node, programs, &netns).await;
     node.maps().disarm(netns.cookie())?;
     programs.remove(SLOT)?;
@@ -109,7 +102,7 @@ fn connect(netns: &Netns, to: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Brings `lo` up with our addresses; tells which families this kernel has.
-async fn scratch_addresses(routing: &PodRouting) -> Result<Vec<IpAddr>, RedirectError> {
+pub(super) async fn scratch_addresses(routing: &PodRouting) -> Result<Vec<IpAddr>, RedirectError> {
     routing.raise_loopback().await?;
     let mut addresses = Vec::new();
     for (address, prefix) in [(IpAddr::V4(SELF_V4), 32), (IpAddr::V6(SELF_V6), 128)] {
@@ -125,44 +118,4 @@ async fn scratch_addresses(routing: &PodRouting) -> Result<Vec<IpAddr>, Redirect
 
 fn told(step: &str, error: impl std::fmt::Display) -> RedirectError {
     RedirectError::SelfTest(format!("{step}: {error}"))
-}
-
-/// A network namespace that a thread of ours holds; gone when dropped.
-struct Scratch {
-    path: PathBuf,
-    release: Option<mpsc::Sender<()>>,
-    holder: Option<thread::JoinHandle<()>>,
-}
-
-impl Scratch {
-    fn make() -> io::Result<Self> {
-        super::netns::remember_home()?;
-        let (release, released) = mpsc::channel::<()>();
-        let (tell, told) = mpsc::channel();
-        let holder = thread::Builder::new().name("scratch-netns".into()).spawn(move || {
-            let made = unshare(CloneFlags::CLONE_NEWNET).map(|()| gettid());
-            if tell.send(made).is_ok() {
-                // Ends when the sender is dropped.
-                let _ended = released.recv();
-            }
-        })?;
-        let thread = told.recv().map_err(io::Error::other)??;
-        let path = PathBuf::from(format!("/proc/{}/task/{thread}/ns/net", getpid()));
-        Ok(Self {
-            path,
-            release: Some(release),
-            holder: Some(holder),
-        })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        self.release = None;
-        if let Some(holder) = self.holder.take()
-            && holder.join().is_err()
-        {
-            tracing::warn!("the thread that held the self-test's network namespace panicked");
-        }
-    }
 }

@@ -3,16 +3,21 @@
 //! One connection carries one [`Request`] and one [`Response`], each a line of JSON ended by `\n` and at most
 //! [`LINE_LIMIT_BYTES`] long. The socket belongs to root; whoever may write to it may enrol pods.
 
+mod status;
+
 use std::{
-    collections::BTreeMap,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::IpAddr,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
+
+pub use status::{
+    CertificateStatus, Descriptors, Direction, Failure, MOST_TUNNELS, MtlsBecause, Plaintext, PodStatus, Status,
+    Tunnel, WorkerEnd,
+};
 
 /// Longest line either side accepts, in bytes. A node of a thousand pods answers `Status` well below it.
 pub const LINE_LIMIT_BYTES: u64 = 4 << 20;
@@ -64,6 +69,7 @@ pub struct Enrol {
 /// The agent's answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case", deny_unknown_fields)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is not kept")]
 pub enum Response {
     /// Done.
     Done,
@@ -78,77 +84,11 @@ pub enum Response {
     Status(Status),
 }
 
-/// What an agent holds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Status {
-    /// Node name.
-    pub node: String,
-    /// Network this node is on.
-    pub network: String,
-    /// Process id of the worker.
-    pub worker_pid: u32,
-    /// How often the worker was started again by its parent.
-    pub worker_restarts: u64,
-    /// What the mesh source last said: `ok`, or its last error.
-    pub mesh: String,
-    /// Number of workloads, services and policies in the snapshot that serves now.
-    pub mesh_size: [usize; 3],
-    /// Enrolled pods, by UID.
-    pub pods: BTreeMap<String, PodStatus>,
-    /// Verdicts of the eBPF programs by name, all pods together.
-    pub verdicts: BTreeMap<String, u64>,
-    /// Open tunnels to peers, all pods together.
-    pub tunnels: usize,
-    /// Connections being relayed now.
-    pub connections: usize,
-}
-
-/// An enrolled pod.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PodStatus {
-    /// Kubernetes namespace.
-    pub namespace: String,
-    /// Pod name.
-    pub name: String,
-    /// `enrolled`, `draining` (released, open connections live on) or `lingering` (its network namespace lost its
-    /// path while processes still run in it: guarded, not served).
-    pub state: String,
-    /// Path of its network namespace.
-    pub netns: PathBuf,
-    /// Addresses seen on its links.
-    pub addresses: Vec<IpAddr>,
-    /// SPIFFE ID it speaks with, once the mesh knows the pod.
-    pub identity: Option<String>,
-    /// Whether plaintext from outside is refused.
-    pub mtls_required: bool,
-    /// Verdicts of the eBPF programs for this pod by name.
-    pub verdicts: BTreeMap<String, u64>,
-    /// Plaintext connections admitted to the pod's own sockets.
-    pub plaintext: Plaintext,
-    /// Ids of the kernel's links for this pod, by name; they outlive the agent.
-    pub links: BTreeMap<String, u32>,
-    /// Ids of the programs behind those links.
-    pub programs: BTreeMap<String, u32>,
-}
-
-/// Connections that reached a pod without the mesh.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plaintext {
-    /// Connections accepted.
-    pub opened: u64,
-    /// Connections ended.
-    pub closed: u64,
-    /// Payload bytes from the clients, counted as connections end.
-    pub received_bytes: u64,
-    /// Payload bytes to the clients, counted as connections end.
-    pub sent_bytes: u64,
-}
-
 /// Why an exchange with the agent failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// No agent answers on that socket.
-    #[error("no agent answers on {path} (is the isthmus pod of this node running?)")]
+    #[error("no agent answers on {path} (is the agent of this node running, and is this its run directory?)")]
     Connect {
         /// The socket.
         path: PathBuf,

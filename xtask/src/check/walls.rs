@@ -3,26 +3,45 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 20] = [
+    // It is given closures for everything it tells.
+    ("admin", &[]),
     // The composition root knows everybody.
     (
         "app",
         &[
-            "cli", "config", "control", "drain", "hbone", "identity", "mesh", "parent", "pods", "proxy", "redirect",
-            "shards", "tls",
+            "admin",
+            "cli",
+            "config",
+            "control",
+            "drain",
+            "hbone",
+            "identity",
+            "mesh",
+            "parent",
+            "pods",
+            "proxy",
+            "redirect",
+            "shards",
+            "status",
+            "telemetry",
+            "tls",
         ],
     ),
-    ("cli", &[]),
+    // Looks at everything and changes nothing; what it finds is also what has to go.
+    ("check", &["cli", "pods", "redirect"]),
+    ("cleanup", &["check", "pods", "redirect"]),
+    ("cli", &["check::CheckArgs", "cleanup::CleanupArgs"]),
     // It makes the values that others take.
     ("config", &["hbone", "identity", "mesh::HBONE_PORT", "proxy"]),
-    ("control", &["mesh", "pods"]),
+    ("control", &["pods", "status"]),
     ("drain", &[]),
     // A tunnel carries what it is asked to; it does not know who uses it or why.
     ("hbone", &["identity", "mesh::Authority", "mesh::Workload", "tls"]),
     ("identity", &["tls"]),
     // Decisions are pure values.
     ("mesh", &["identity"]),
-    ("operator", &["cli", "identity", "mesh"]),
+    ("operator", &["cli", "identity", "mesh", "status"]),
     // It must outlive whatever the others can break.
     ("parent", &[]),
     (
@@ -35,13 +54,31 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "proxy",
             "redirect",
             "shards",
+            "telemetry",
         ],
     ),
     // Sockets are given to it; it does not know how they are made.
-    ("proxy", &["drain", "hbone", "identity", "mesh", "tls"]),
+    (
+        "proxy",
+        &[
+            "drain",
+            "hbone",
+            "identity",
+            "mesh",
+            "shards::vigil",
+            "telemetry",
+            "tls",
+        ],
+    ),
     // The kernel's side knows no mesh.
     ("redirect", &[]),
     ("shards", &[]),
+    ("status", &["admin::Readiness", "mesh", "pods", "proxy"]),
+    // It is told what happens; it does not know how connections are made.
+    (
+        "telemetry",
+        &["hbone::Baggage", "hbone::Traceparent", "identity", "mesh"],
+    ),
     ("tls", &["identity"]),
 ];
 

@@ -97,6 +97,23 @@ impl World {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_held_is_told_without_asking_for_anything() {
+    let world = World::new(&[Answer::Refuse], Answer::Good);
+    assert!(world.certificates.held(&web()).is_none());
+    assert_eq!(world.times_asked(), 0);
+    world.get().await.unwrap_err();
+    let held = world.certificates.held(&web()).unwrap();
+    assert!(held.certificate.is_none());
+    assert!(held.failure.unwrap().contains("no such pod"));
+    // Past the back-off.
+    sleep(2 * SECOND).await;
+    let certificate = world.get().await.unwrap();
+    let held = world.certificates.held(&web()).unwrap();
+    assert!(Arc::ptr_eq(&held.certificate.unwrap(), &certificate));
+    assert_eq!(held.failure, None);
+}
+
 impl CertificateSource for Script {
     fn issue(&self, id: SpiffeId) -> BoxFuture<'static, Result<Arc<Certificate>, IssueError>> {
         self.asked.lock().unwrap().push(self.clock.born.elapsed());

@@ -73,8 +73,8 @@ impl Look {
                 self.line.clear();
             } else if !character.is_whitespace() && character != '\u{feff}' && !self.line.starts_with('#') {
                 self.line.push(character);
-                self.content = !(character == '#' && self.line.len() == 1)
-                    && !["---", "..."].iter().any(|mark| mark.starts_with(&self.line));
+                let no_content = |mark: &&str| mark.starts_with(&self.line);
+                self.content = !["#", "---", "..."].iter().any(no_content);
             }
         }
     }

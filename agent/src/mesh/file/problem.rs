@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::IpAddr;
-use std::sync::Arc;
 
 use serde_saphyr::Location;
 use serde_saphyr::budget::BudgetBreach;
 
 use super::DEEPEST_NESTING;
+use super::claim::Claim;
 use super::field::Extent;
 
 /// What is wrong, and where that stands.
@@ -29,15 +28,6 @@ pub(super) enum Other {
     /// Where this was claimed first. Who claims it is known, but not where: places of a hundred thousand workloads are not
     /// kept for the sake of an error.
     Claim(Claim),
-}
-
-/// What only one workload or gateway may have.
-#[derive(Debug)]
-pub(super) enum Claim {
-    /// A uid.
-    Uid(Arc<str>),
-    /// An address in a network.
-    Address(Arc<str>, IpAddr),
 }
 
 /// Something wrong with one field.

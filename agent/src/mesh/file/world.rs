@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use serde_saphyr::Location;
 
+use super::claim::{Claim, gateway_uid, uid};
 use super::convert;
 use super::field::Extent;
-use super::problem::{Claim, Problem, claim, contradiction, fault, taken};
-use super::schema::{At, GatewayEntry, NetworkModeEntry, PolicyEntry, Root, ServiceEntry, WorkloadEntry};
+use super::problem::{Problem, claim, contradiction, fault, taken};
+use super::schema::{At, GatewayEntry, PolicyEntry, Root, ServiceEntry, WorkloadEntry};
 use crate::identity::SpiffeId;
 use crate::mesh::HBONE_PORT;
 use crate::mesh::address::{GatewayAddress, GatewayDestination, NetworkAddress, ServiceKey};
@@ -385,54 +386,6 @@ impl<'a> World<'a> {
             _ => Ok(()),
         }
     }
-}
-
-/// The uid of the workload that stands for a gateway (wire-facts §1.10).
-pub(super) fn gateway_uid(entry: &GatewayEntry) -> String {
-    let port = entry.port.as_ref().map_or(HBONE_PORT, |port| port.0.0);
-    format!(
-        "NetworkGateway/{}/{}/{port}",
-        entry.network.value, entry.address.value.0.0
-    )
-}
-
-/// Where an entry claims something, if it does.
-pub(super) fn place_of_claim(entry: &At<WorkloadEntry>, claim: &Claim) -> Option<Location> {
-    let (start, entry) = (entry.referenced, &entry.value);
-    match claim {
-        Claim::Uid(wanted) => {
-            let own = uid(entry, start).ok()?;
-            (own == *wanted).then(|| entry.uid.as_ref().map_or(start, |uid| uid.referenced))
-        }
-        Claim::Address(network, wanted) => {
-            let own = entry.network.as_ref().map_or("", |network| network.value.as_str());
-            let standard = matches!(entry.network_mode, NetworkModeEntry::Standard);
-            let mut ips = entry.workload_ips.iter().filter(|_| standard && *own == **network);
-            ips.find(|ip| ip.value.0.0 == *wanted).map(|ip| ip.referenced)
-        }
-    }
-}
-
-/// The uid given, or one made up as a pod's.
-fn uid(entry: &WorkloadEntry, start: Location) -> Result<Arc<str>, Problem> {
-    if let Some(uid) = entry.uid.as_ref().filter(|uid| !uid.value.is_empty()) {
-        return Ok(uid.value.as_str().into());
-    }
-    if entry.name.is_empty() {
-        return Err(Problem {
-            extent: Extent::Whole,
-            ..fault(start, "a workload needs a `uid` or a `name`".to_owned())
-        });
-    }
-    // Pods of two clusters may share namespace and name; so they differ at least by network.
-    let cluster = entry.cluster_id.as_deref().filter(|cluster| !cluster.is_empty());
-    let network = entry
-        .network
-        .as_ref()
-        .map(|network| network.value.as_str())
-        .filter(|network| !network.is_empty());
-    let cluster = cluster.or(network).unwrap_or(DEFAULT_CLUSTER);
-    Ok(format!("{cluster}//Pod/{}/{}", entry.namespace.value, entry.name).into())
 }
 
 fn identity(draft: &Draft, location: Location) -> Result<SpiffeId, Problem> {

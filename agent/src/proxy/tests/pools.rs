@@ -31,6 +31,43 @@ async fn the_streams_of_one_pod_share_a_tunnel_and_another_pods_do_not() {
 }
 
 #[tokio::test]
+async fn both_ends_list_a_tunnel_with_its_peer_and_count_its_streams_until_it_is_gone() {
+    let world = World::new();
+    let (client, server) = (world.pod("client").await, world.pod("server").await);
+    let (listener, address) = server.listen().await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let near = client.dial(address).await;
+        let (far, _) = listener.accept().await.unwrap();
+        open.push((near, far));
+    }
+    let streams = |proxy: &crate::proxy::PodProxy| -> Vec<usize> {
+        proxy.list_tunnels(10).iter().map(|tunnel| tunnel.streams).collect()
+    };
+    for (one, other, dialled) in [(&client, &server, true), (&server, &client, false)] {
+        let listed = one.proxy.list_tunnels(10);
+        let [tunnel] = listed.as_slice() else {
+            panic!("{listed:?}")
+        };
+        assert_eq!((tunnel.dialled, tunnel.streams), (dialled, 3));
+        assert_eq!(
+            Some(tunnel.identity.clone()),
+            other.proxy.workload_now().unwrap().identity()
+        );
+    }
+    drop(open);
+    until("no stream is left", || {
+        streams(&client.proxy) == [0] && streams(&server.proxy) == [0]
+    })
+    .await;
+    client.proxy.abort_all();
+    until("no tunnel is left", || {
+        streams(&client.proxy).is_empty() && streams(&server.proxy).is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_full_tunnel_gets_a_second_and_is_used_again() {
     let world = World::new();
     let (client, server) = (world.pod("client").await, world.pod("server").await);

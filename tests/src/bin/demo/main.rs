@@ -4,8 +4,7 @@
 use std::{process::ExitCode, time::Instant};
 
 use clap::Parser;
-use isthmus_tests::{Because as _, Result, sweep};
-use tokio::signal::unix::{SignalKind, signal};
+use isthmus_tests::{Result, sweep};
 
 mod page;
 mod proof;
@@ -37,6 +36,7 @@ fn main() -> ExitCode {
     } else {
         show(&mut page, &options)
     };
+    sweep::leave_to_interrupt();
     match shown {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -55,8 +55,9 @@ fn swept(page: &mut Page) -> Result {
 fn show(page: &mut Page, options: &Options) -> Result {
     let begin = Instant::now();
     page.title("Isthmus: two networks, one mesh, all on this kernel");
+    // A user who interrupts the demo does not get to keep its namespaces.
+    sweep::when_interrupted()?;
     let mut world = World::build(options.keep)?;
-    on_interrupt(world.lab_name().to_owned())?;
     page.done(&format!(
         "{} networks, 4 nodes, 8 pods and 2 east-west gateways stand after {:.1} s",
         2,
@@ -89,24 +90,5 @@ fn show(page: &mut Page, options: &Options) -> Result {
         world.hints(page);
     }
     page.note(&format!("took {:.1} s", begin.elapsed().as_secs_f64()));
-    Ok(())
-}
-
-/// A user who interrupts the demo does not get to keep its namespaces.
-fn on_interrupt(lab: String) -> Result {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate) = {
-        let _inside = runtime.enter();
-        let listen = |kind| signal(kind).because("listening for signals");
-        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?)
-    };
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
-        });
-        eprintln!("\ninterrupted: taking everything down");
-        sweep::lab_called(&lab);
-        std::process::exit(130);
-    });
     Ok(())
 }

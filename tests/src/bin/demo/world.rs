@@ -141,10 +141,6 @@ impl World {
         posts
     }
 
-    pub(crate) fn lab_name(&self) -> &str {
-        self.lab.name()
-    }
-
     /// What a user may try in a world that stays up.
     pub(crate) fn hints(&self, page: &mut Page) {
         let run = self

@@ -1,0 +1,144 @@
+//! The HTTP ports, wired to what they tell.
+
+use std::sync::{Arc, OnceLock};
+
+use isthmus_wire::{Direction, Failure};
+use tokio::{runtime::Handle, sync::watch};
+
+use super::{StartError, failed};
+use crate::{
+    admin::{self, Logging, Metrics, Ports, Readiness, Sources, State},
+    config, mesh,
+    pods::Pods,
+    status::{self, Desk},
+    telemetry::{self, NodeState, RecentFailure, Telemetry, log::LogHandle},
+};
+
+/// The HTTP ports, and what is told there.
+pub(super) struct AdminPorts {
+    state: State,
+    pub(super) readiness: Readiness,
+    surveyor: Surveyor,
+    _serving: admin::Serving,
+}
+
+/// The pods to be asked when metrics are read, once there are any, and how often a worker was started before.
+type Surveyor = Arc<OnceLock<(Pods, u64)>>;
+
+impl AdminPorts {
+    /// Opens the ports; the agent is ready when all of `pending` are done.
+    pub(super) async fn open(
+        ports: config::Ports,
+        log: &LogHandle,
+        telemetry: &Arc<Telemetry>,
+        pending: &[&'static str],
+    ) -> Result<Self, StartError> {
+        let ports = Ports {
+            admin: ports.admin,
+            stats: ports.stats,
+            readiness: ports.readiness,
+        };
+        let (state, readiness) = (State::default(), Readiness::default());
+        pending.iter().for_each(|name| readiness.pend(name));
+        let surveyor = Surveyor::default();
+        let sources = Sources {
+            state: state.clone(),
+            logging: Arc::new(log.clone()),
+            metrics: metrics(Arc::clone(telemetry), Arc::clone(&surveyor)),
+            readiness: readiness.clone(),
+        };
+        let serving = admin::serve(ports, sources)
+            .await
+            .map_err(failed("opening the ports for operators, probes and scrapers"))?;
+        Ok(Self {
+            state,
+            readiness,
+            surveyor,
+            _serving: serving,
+        })
+    }
+
+    pub(super) fn done(&self, name: &'static str) {
+        self.readiness.done(name);
+    }
+
+    /// The first good mesh makes it ready, whenever it comes.
+    pub(super) fn done_with_mesh(&self, mut state: watch::Receiver<String>) {
+        let readiness = self.readiness.clone();
+        tokio::spawn(async move {
+            if state.wait_for(|said| said == mesh::watch::GOOD).await.is_ok() {
+                readiness.done(admin::readiness::MESH);
+            }
+        });
+    }
+
+    /// From now on metrics count what these pods hold.
+    pub(super) fn count(&self, pods: Pods, restarts: u64) {
+        // Set once: a worker has one registry.
+        drop(self.surveyor.set((pods, restarts)));
+    }
+
+    pub(super) fn told_by(&self, desk: &Desk) {
+        let desk = desk.clone();
+        self.state.told_by(Arc::new(move || {
+            let desk = desk.clone();
+            Box::pin(async move { status::json(&desk.status().await, false).unwrap_or_else(|error| error.to_string()) })
+        }));
+    }
+}
+
+impl Logging for LogHandle {
+    fn current(&self) -> String {
+        self.current()
+    }
+
+    fn set(&self, filter: &str) -> Result<(), String> {
+        self.set(filter).map_err(|error| super::chain(&error))
+    }
+
+    fn reset(&self) {
+        if let Err(error) = self.reset() {
+            tracing::error!(error = super::chain(&error), "the log filter cannot be reset");
+        }
+    }
+}
+
+fn metrics(telemetry: Arc<Telemetry>, surveyor: Surveyor) -> Metrics {
+    let runtime = Handle::current();
+    // Called on a thread of its own, which may wait for the registry.
+    Arc::new(move |format| {
+        if let Some((pods, restarts)) = surveyor.get() {
+            let survey = runtime.block_on(pods.survey());
+            telemetry.node.tell(NodeState {
+                restarts: *restarts,
+                ..NodeState::from(&survey)
+            });
+        }
+        telemetry.exposition.render(match format {
+            admin::Format::Text => telemetry::Format::Prometheus,
+            admin::Format::OpenMetrics => telemetry::Format::OpenMetrics,
+        })
+    })
+}
+
+/// The newest failures, as status tells them.
+pub(super) fn failures(telemetry: &Arc<Telemetry>) -> status::Failures {
+    let telemetry = Arc::clone(telemetry);
+    Arc::new(move || telemetry.recent.list().into_iter().map(failure).collect())
+}
+
+fn failure(recent: RecentFailure) -> Failure {
+    let direction = match recent.direction.as_str() {
+        "inbound" => Direction::Inbound,
+        _ => Direction::Outbound,
+    };
+    Failure {
+        time: recent.time,
+        pod: recent.pod,
+        source: recent.source,
+        destination: recent.destination,
+        direction,
+        code: recent.code,
+        reason: recent.reason,
+    }
+}

@@ -1,0 +1,33 @@
+//! Arguments of `isthmus cleanup`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// `isthmus cleanup`.
+///
+/// Lets every pod go, in clear from then on, and removes what the agent has made: links, programs and maps under the bpffs
+/// directory, rules, routes and sysctls in pods, records, socket. It may be run again. Exit code 0: nothing is left; 1:
+/// something could not be removed, and is named; 2: an agent runs.
+#[derive(Clone, Debug, Args)]
+pub struct CleanupArgs {
+    /// Node name: only what was made under it goes. Everything below the bpffs directory, when not given.
+    #[arg(long)]
+    pub node: Option<String>,
+    /// The agent's run directory.
+    #[arg(long, env = "ISTHMUS_RUN_DIR", default_value = "/run/isthmus")]
+    pub run_dir: PathBuf,
+    /// Where the agent pins, on a BPF file system.
+    #[arg(long, env = "ISTHMUS_BPFFS", default_value = "/sys/fs/bpf/isthmus")]
+    pub bpffs: PathBuf,
+    /// Root of the cgroup2 hierarchy of the node; found in the mount table when not given.
+    #[arg(long, env = "ISTHMUS_CGROUP")]
+    pub cgroup: Option<PathBuf>,
+    /// Network namespace to look for our rules and routes in, besides those that records and pins lead to; may be given
+    /// several times.
+    #[arg(long = "netns")]
+    pub pods: Vec<PathBuf>,
+    /// Also while an agent runs: it is asked to let every pod go first, and must be started anew afterwards.
+    #[arg(long)]
+    pub force: bool,
+}

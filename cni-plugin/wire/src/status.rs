@@ -1,0 +1,277 @@
+//! What an agent says of itself. `isthmus status -o json` and `GET /state` of its admin port write it down as it is here.
+//!
+//! Ages are whole seconds, sizes bytes, moments text as in RFC 3339 (UTC). Numbers only ever grow while a worker lives,
+//! unless a field says that it counts what is open now.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Most tunnels that [`Status::open_tunnels`] lists; how many more there are is told beside them.
+pub const MOST_TUNNELS: usize = 2000;
+
+/// What an agent holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Node name; empty for a gateway.
+    pub node: String,
+    /// Network this node is on.
+    pub network: String,
+    /// The agent's version.
+    #[serde(default)]
+    pub version: String,
+    /// How long the worker has run, in seconds.
+    #[serde(default)]
+    pub uptime_seconds: u64,
+    /// Process id of the worker.
+    pub worker_pid: u32,
+    /// How often the worker was started again by its parent.
+    pub worker_restarts: u64,
+    /// How the worker before this one ended, if there was one and its parent said.
+    #[serde(default)]
+    pub worker_ended: Option<WorkerEnd>,
+    /// What is not done yet before the agent is ready, or why it no longer is; empty when it is ready.
+    #[serde(default)]
+    pub pending: Vec<String>,
+    /// What the mesh source last said: `ok`, or its last error.
+    pub mesh: String,
+    /// How long it has been saying that, in seconds.
+    #[serde(default)]
+    pub mesh_since_seconds: u64,
+    /// Age of the snapshot that serves now, in seconds; none when none was loaded yet.
+    #[serde(default)]
+    pub mesh_age_seconds: Option<u64>,
+    /// Number of workloads, services and policies in the snapshot that serves now.
+    pub mesh_size: [usize; 3],
+    /// File descriptors for connections.
+    #[serde(default)]
+    pub descriptors: Descriptors,
+    /// Memory of the worker that is in RAM, in bytes.
+    #[serde(default)]
+    pub resident_bytes: u64,
+    /// Enrolled pods, by UID.
+    pub pods: BTreeMap<String, PodStatus>,
+    /// Verdicts of the eBPF programs by name, all pods together. Those that never happened are left out.
+    pub verdicts: BTreeMap<String, u64>,
+    /// How many tunnels to and from peers are open, all pods together.
+    pub tunnels: usize,
+    /// Connections being relayed now.
+    pub connections: usize,
+    /// Open tunnels, at most [`MOST_TUNNELS`].
+    #[serde(default)]
+    pub open_tunnels: Vec<Tunnel>,
+    /// Open tunnels that `open_tunnels` had no room for.
+    #[serde(default)]
+    pub tunnels_not_listed: usize,
+    /// The last connections that failed, newest last.
+    #[serde(default)]
+    pub failures: Vec<Failure>,
+}
+
+/// How a worker ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerEnd {
+    /// When.
+    pub time: String,
+    /// Exit code or signal, in words.
+    pub how: String,
+}
+
+/// The budget of file descriptors that connections share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptors {
+    /// Taken now.
+    pub used: usize,
+    /// Most that may be taken.
+    pub limit: usize,
+}
+
+/// An enrolled pod.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub name: String,
+    /// `enrolled`, `draining` (released, open connections live on), `lingering` (its network namespace lost its
+    /// path while processes still run in it: guarded, not served) or `unserved` (it could not be taken up again: guarded,
+    /// tried again).
+    pub state: String,
+    /// Why it is unserved, as far as that was found out.
+    #[serde(default)]
+    pub trouble: Option<String>,
+    /// Path of its network namespace.
+    pub netns: PathBuf,
+    /// Addresses seen on its links.
+    pub addresses: Vec<IpAddr>,
+    /// SPIFFE ID it speaks with, once the mesh knows the pod.
+    pub identity: Option<String>,
+    /// Its certificate, once one was asked for.
+    #[serde(default)]
+    pub certificate: Option<CertificateStatus>,
+    /// Whether plaintext from outside is refused.
+    pub mtls_required: bool,
+    /// Who decided that.
+    #[serde(default)]
+    pub mtls_because: MtlsBecause,
+    /// Connections its applications made, open now.
+    #[serde(default)]
+    pub connections_out: usize,
+    /// Connections to its applications that came through tunnels, open now.
+    #[serde(default)]
+    pub connections_in: usize,
+    /// Tunnels dialled for it, open now.
+    #[serde(default)]
+    pub tunnels_out: usize,
+    /// Tunnels accepted for it, open now.
+    #[serde(default)]
+    pub tunnels_in: usize,
+    /// Verdicts of the eBPF programs for this pod by name.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Plaintext connections admitted to the pod's own sockets.
+    pub plaintext: Plaintext,
+    /// Ids of the kernel's links for this pod, by name; they outlive the agent.
+    pub links: BTreeMap<String, u32>,
+    /// Ids of the programs behind those links.
+    pub programs: BTreeMap<String, u32>,
+}
+
+/// Who decides whether plaintext from outside is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MtlsBecause {
+    /// The enrolment said so.
+    Enrolment,
+    /// The mesh's policies for the workload.
+    Policies,
+    /// The mesh does not know the pod, so that any policy may hold for it.
+    #[default]
+    UnknownToMesh,
+}
+
+/// What is known of a pod's certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// Its last moment; none when there is no certificate.
+    pub not_after: Option<String>,
+    /// How long it is still good, in seconds; negative when it is over.
+    pub remaining_seconds: Option<i64>,
+    /// Why the last attempt to get one failed.
+    pub failure: Option<String>,
+}
+
+/// Connections that reached a pod without the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plaintext {
+    /// Connections accepted.
+    pub opened: u64,
+    /// Connections ended.
+    pub closed: u64,
+    /// Payload bytes from the clients, counted as connections end.
+    pub received_bytes: u64,
+    /// Payload bytes to the clients, counted as connections end.
+    pub sent_bytes: u64,
+}
+
+/// Seen from the pod or gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// We dialled.
+    Outbound,
+    /// The peer dialled.
+    Inbound,
+}
+
+/// An open tunnel: one TLS connection. The inner tunnel of double HBONE runs in a stream of one, and is not listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// `NAMESPACE/NAME` of the pod; `gateway` where there is none.
+    pub pod: String,
+    /// Who dialled.
+    pub direction: Direction,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// SPIFFE ID which the other end proved.
+    pub peer_identity: String,
+    /// Streams open now.
+    pub streams: usize,
+    /// How long it has been open, in seconds.
+    pub age_seconds: u64,
+}
+
+/// A connection that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// When it ended.
+    pub time: String,
+    /// `NAMESPACE/NAME` of our pod.
+    pub pod: String,
+    /// Who dialled: an address, and the workload where it is known.
+    pub source: String,
+    /// Who was dialled, in the same way.
+    pub destination: String,
+    /// Seen from our pod.
+    pub direction: Direction,
+    /// The reason's code, stable from version to version.
+    pub code: String,
+    /// What happened and what to look at.
+    pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LINE_LIMIT_BYTES, Response};
+
+    #[test]
+    fn a_full_node_fits_into_a_line() {
+        let text = |length: usize| "x".repeat(length);
+        let counts = |number: usize| (0..number).map(|n| (format!("{}{n}", text(26)), u64::MAX)).collect();
+        let pod = PodStatus {
+            namespace: text(30),
+            name: text(60),
+            state: "lingering".to_owned(),
+            netns: text(60).into(),
+            addresses: vec!["2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap(); 4],
+            identity: Some(text(120)),
+            certificate: Some(CertificateStatus {
+                not_after: Some(text(20)),
+                remaining_seconds: Some(i64::MAX),
+                failure: None,
+            }),
+            verdicts: counts(18),
+            ..PodStatus::default()
+        };
+        let tunnel = Tunnel {
+            pod: text(91),
+            direction: Direction::Outbound,
+            peer: "[2001:db8:1111:2222:3333:4444:5555:6666]:15008".parse().unwrap(),
+            peer_identity: text(120),
+            streams: 100,
+            age_seconds: 1_000_000,
+        };
+        let failure = Failure {
+            time: text(30),
+            pod: text(91),
+            source: text(140),
+            destination: text(140),
+            direction: Direction::Inbound,
+            code: text(40),
+            reason: text(300),
+        };
+        let status = Status {
+            pods: (0..1023).map(|n| (format!("{}{n}", text(36)), pod.clone())).collect(),
+            open_tunnels: vec![tunnel; MOST_TUNNELS],
+            failures: vec![failure; 256],
+            verdicts: counts(18),
+            ..Status::default()
+        };
+        let line = serde_json::to_vec(&Response::Status(status)).unwrap();
+        assert!((line.len() as u64) < LINE_LIMIT_BYTES, "{} bytes", line.len());
+    }
+}
