@@ -56,8 +56,12 @@ fn line_format(log: &Log) -> LineFormat {
 
 /// Counters of this process. Sends spans, if the configuration says where.
 fn start_telemetry(log: &LogHandle, config: &Config, node: &str) -> Result<Arc<Telemetry>, StartError> {
-    let version = std::env::var("ISTIO_META_ISTIO_VERSION").unwrap_or_else(|_| env!("CARGO_PKG_VERSION").to_owned());
-    let telemetry = Telemetry::new(&version);
+    let told = config
+        .istiod
+        .metadata
+        .get("ISTIO_VERSION")
+        .and_then(|version| version.as_str());
+    let telemetry = Telemetry::new(told.unwrap_or(env!("CARGO_PKG_VERSION")));
     log.describe_in(&telemetry.exposition);
     telemetry.exposition.add(proxy::describe_descriptors);
     if let Some(endpoint) = &config.otlp_endpoint {
