@@ -129,8 +129,7 @@ impl PodProxy {
             let tcp = deliver(&*self.sockets, client, to)
                 .await
                 .map_err(|error| CloseReason::of_dial(&error, Who::Server))?;
-            Leg::dialled(tcp, &self.parts.tuning.sockets)
-                .map_err(|error| CloseReason::of_socket(CloseCode::SocketFailed, &error))
+            Leg::delivered(tcp).map_err(|error| CloseReason::of_socket(CloseCode::SocketFailed, &error))
         };
         tokio::select! {
             leg = leg => match leg {

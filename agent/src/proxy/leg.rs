@@ -26,6 +26,14 @@ impl Leg {
         Ok(Self(tcp))
     }
 
+    /// A connection we dialled to an application of this kernel: whether its host is still there need not be asked.
+    pub(crate) fn delivered(tcp: TcpStream) -> io::Result<Self> {
+        let socket = SockRef::from(&tcp);
+        socket.set_tcp_nodelay(true)?;
+        socket.set_linger(Some(Duration::ZERO))?;
+        Ok(Self(tcp))
+    }
+
     pub(crate) fn tcp(&mut self) -> &mut TcpStream {
         &mut self.0
     }

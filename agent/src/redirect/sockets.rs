@@ -122,8 +122,5 @@ fn stream(to: SocketAddr) -> io::Result<Socket> {
         IpAddr::V4(_) => Domain::IPV4,
         IpAddr::V6(_) => Domain::IPV6,
     };
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
-    Ok(socket)
+    Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
 }
