@@ -196,6 +196,7 @@ pub const VARIABLES: &[Variable] = &[
     row("ISTHMUS_STATS_PORT", Sets("stats-port")),
     row("ISTHMUS_READINESS_PORT", Sets("readiness-port")),
     row("OTEL_EXPORTER_OTLP_ENDPOINT", Sets("otlp-endpoint")),
+    row("ISTHMUS_HOST_ROOT", Ignored("only `isthmus check` reads it")),
     row("ISTHMUS_BIN", Ignored("the lab's tests find the agent by it")),
 ];
 
