@@ -1,4 +1,4 @@
-//! Inside a pod: its links and addresses, our two rules and our routing table, one sysctl.
+//! Inside a pod: its links and addresses, our two rules and our routing table, three sysctls, the packet size of `lo`.
 //!
 //! Marks, table, priority and rtnetlink protocol number are ours alone (`isthmus_abi`), so that what istio-cni left
 //! can be told apart from what we made.
@@ -25,6 +25,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use super::Netns;
 
 mod inspection;
+mod loopback;
 
 pub use inspection::MarkRule;
 
@@ -184,6 +185,7 @@ impl PodRouting {
     /// source addresses; called again after they changed, it replaces them.
     pub async fn install(&self, netns: &Netns, interior: &Interior, guests: &[String]) -> Result<(), RoutingError> {
         netns.run(|| set_sysctls("1")).map_err(RoutingError::Enter)??;
+        self.widen_loopback().await;
         if interior.primary_v4().is_some() {
             self.add_rules(IpVersion::V4, guests).await?;
         }
@@ -209,6 +211,7 @@ impl PodRouting {
     /// Removes every rule and route that bears our protocol number, and sets the sysctls back to their default.
     pub async fn remove(&self, netns: &Netns) -> Result<(), RoutingError> {
         netns.run(|| set_sysctls("0")).map_err(RoutingError::Enter)??;
+        self.narrow_loopback().await;
         for version in [IpVersion::V4, IpVersion::V6] {
             let rules = self
                 .handle

@@ -9,13 +9,23 @@ use std::{
 
 use isthmus_abi::{MARK_IN, Rules};
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{Netns, kernel_calls, maps::OwnSockets};
 
 /// Connections waiting for accept(); the kernel caps it at `net.core.somaxconn`. They also wait here while the worker
 /// restarts.
 const BACKLOG: i32 = 4096;
+
+/// What may wait in the kernel between an application and the agent, in bytes (it takes up to twice as much, and not more
+/// than `net.core.rmem_max` and `wmem_max` allow). Both are on one machine, so more would carry nothing faster; left to
+/// itself the kernel lets megabytes wait, which have left the processor's cache when they are read.
+const NEAR_BUFFER_BYTES: usize = 256 << 10;
+
+/// Congestion control between an application and the agent: the plainest, which every kernel has. The node's own choice may
+/// meter segments out by a timer (BBR), and over `lo` there is nothing to spare. The eBPF programs do the same with the
+/// applications' sockets.
+const NEAR_CONGESTION: &[u8] = b"reno";
 
 /// Ports a delivery may use when the client's own is not known or taken. Apart from where clients' ports usually are
 /// (32768 and above): a delivery must not meet a live plaintext connection of the same client.
@@ -36,8 +46,13 @@ impl Listeners {
     pub fn open(netns: &Netns) -> io::Result<Self> {
         netns
             .run(|| {
+                let outbound = listener()?;
+                // Accepted sockets inherit both.
+                let near = SockRef::from(&outbound);
+                near.set_recv_buffer_size(NEAR_BUFFER_BYTES)?;
+                near.set_tcp_congestion(NEAR_CONGESTION)?;
                 Ok(Self {
-                    outbound: listener()?,
+                    outbound,
                     hbone: listener()?,
                 })
             })
@@ -106,6 +121,8 @@ pub fn delivery(netns: &Netns, own: &OwnSockets, client: SocketAddr, to: SocketA
     socket.bind_device(Some(b"lo"))?;
     socket.set_ip_transparent_v4(true)?;
     socket.set_reuse_address(true)?;
+    socket.set_send_buffer_size(NEAR_BUFFER_BYTES)?;
+    socket.set_tcp_congestion(NEAR_CONGESTION)?;
     if client.port() == 0 {
         // The port is chosen at connect(), when the whole tuple is known.
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;

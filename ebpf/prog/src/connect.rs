@@ -15,7 +15,7 @@ use isthmus_abi::{
 use isthmus_ebpf::{
     address,
     maps::{OURS, PODS, RULES},
-    mesh,
+    mesh, pace,
     seen::seen,
 };
 
@@ -80,6 +80,8 @@ fn decide(ctx: &SockAddrContext, destination: &[u8; 16]) -> i32 {
         *kind = SOCKET_NOBODY;
     }
     if mark(ctx) {
+        // SAFETY: the context's socket.
+        unsafe { pace::never(ctx.as_ptr()) };
         debug!(ctx, "pod slot {}: connect redirected", slot);
         seen(slot, Verdict::OutRedirected);
         ALLOW

@@ -14,6 +14,7 @@
 pub mod address;
 pub mod maps;
 pub mod mesh;
+pub mod pace;
 pub mod seen;
 
 /// `AF_INET` of Linux.

@@ -17,6 +17,7 @@ use isthmus_abi::{HBONE_PORT, MARK_IN, Tuple, Verdict};
 use isthmus_ebpf::{
     AF_INET, AF_INET6, address,
     maps::{ENROLLED, PLAINTEXT, PODS, PROBES},
+    pace,
     seen::{add, seen},
 };
 
@@ -73,14 +74,30 @@ fn watch(ctx: &SockOpsContext) {
     let _refused = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
 }
 
+/// What an accepted connection of a pod is.
+enum Arrival {
+    /// Made by the agent, over `lo`.
+    Delivery,
+    /// From outside without a tunnel, at the pod of this slot.
+    Plaintext(u32),
+    /// Anything else.
+    Other,
+}
+
 #[inline(always)]
 fn opened(ctx: &SockOpsContext) {
-    if let Some(slot) = plaintext_of(ctx)
-        && let Some(counters) = PLAINTEXT.get_ptr_mut(slot)
-    {
-        // SAFETY: a live element; the field is only ever added to atomically.
-        add(unsafe { &raw mut (*counters).opened }, 1);
-        watch(ctx);
+    match arrival(ctx) {
+        // SAFETY: the context's socket.
+        Arrival::Delivery => unsafe { pace::never(ctx.as_ptr()) },
+        Arrival::Plaintext(slot) => {
+            let Some(counters) = PLAINTEXT.get_ptr_mut(slot) else {
+                return;
+            };
+            // SAFETY: a live element; the field is only ever added to atomically.
+            add(unsafe { &raw mut (*counters).opened }, 1);
+            watch(ctx);
+        }
+        Arrival::Other => {}
     }
 }
 
@@ -93,7 +110,7 @@ fn closed(ctx: &SockOpsContext) {
         }
         return;
     }
-    if let Some(slot) = plaintext_of(ctx)
+    if let Arrival::Plaintext(slot) = arrival(ctx)
         && let Some(counters) = PLAINTEXT.get_ptr_mut(slot)
     {
         // SAFETY: the kernel hands a valid context; the counters are a live element, only ever added to atomically.
@@ -105,28 +122,36 @@ fn closed(ctx: &SockOpsContext) {
     }
 }
 
-/// The slot of the pod which accepted this connection from outside without a tunnel; none for every other socket.
 #[inline(always)]
-fn plaintext_of(ctx: &SockOpsContext) -> Option<u32> {
+fn arrival(ctx: &SockOpsContext) -> Arrival {
     // SAFETY: the helper reads this context's socket.
     let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // SAFETY: one aligned word.
-    let slot = unsafe { PODS.get(cookie) }?.slot;
+    let Some(pod) = (unsafe { PODS.get(cookie) }) else {
+        return Arrival::Other;
+    };
+    let slot = pod.slot;
     if ctx.local_port() == u32::from(HBONE_PORT) {
-        return None;
+        return Arrival::Other;
     }
-    let tuple = tuple(ctx)?;
+    let Some(tuple) = tuple(ctx) else {
+        return Arrival::Other;
+    };
     // Deliveries come from the agent, and what a pod says to itself never left it.
     if address::is_loopback(&tuple.source)
         || !address::is_own(slot, &tuple.source)
         || address::is_own(slot, &tuple.destination)
     {
-        return None;
+        return Arrival::Other;
     }
     let mut mark = 0u32;
     // SAFETY: the helper writes the four bytes it is given.
     let told = unsafe { bpf_getsockopt(ctx.as_ptr(), SOL_SOCKET, SO_MARK, (&raw mut mark).cast::<c_void>(), 4) };
-    (told == 0 && mark != MARK_IN).then_some(slot)
+    match mark {
+        _ if told != 0 => Arrival::Other,
+        MARK_IN => Arrival::Delivery,
+        _ => Arrival::Plaintext(slot),
+    }
 }
 
 /// The connection as this socket sees it: its own address is the source.
