@@ -21,6 +21,7 @@
 //! | [`identity`] | SPIFFE IDs, certificates and where they come from |
 //! | [`mesh`] | workloads, services, policies, gateways; pure decisions on them |
 //! | [`telemetry`] | metrics, log lines, recent failures, spans |
+//! | [`start_code`] | letting go of code that only the start needed |
 //! | [`drain`] | graceful, deadline, force |
 
 pub mod admin;
@@ -40,6 +41,7 @@ pub mod pods;
 pub mod proxy;
 pub mod redirect;
 pub mod shards;
+pub mod start_code;
 pub mod status;
 pub mod telemetry;
 pub mod tls;

@@ -30,6 +30,7 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::start_code;
 pub(crate) use ending::CUT_SHORT;
 use ending::{Ending, MARGIN};
 use note::{Note, receive, send};
@@ -202,6 +203,7 @@ impl Parent<'_> {
                 true
             }
             Ok(Some((Note::Ready, _))) => {
+                start_code::let_go();
                 self.was_ready = true;
                 true
             }

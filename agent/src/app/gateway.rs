@@ -19,6 +19,7 @@ use crate::{
     drain::drain,
     parent::CUT_SHORT,
     proxy::gateway::{Gateway, GatewayParts},
+    start_code,
     status::{Desk, Facts, Holder},
     telemetry::log::LogHandle,
 };
@@ -90,6 +91,7 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
     let mut serving = tokio::spawn(gateway.serve(listener, signal));
     admin.done(readiness::PROXY);
     tracing::info!(%listen, network = common.network, "ready");
+    start_code::let_go();
     ends.next().await;
     admin.readiness.pend(readiness::DRAIN);
     tracing::info!(deadline = ?common.drain_deadline, "draining");

@@ -38,6 +38,7 @@ use crate::{
     },
     redirect::{Netns, NodePrograms, Pins, PodPrograms, ebpf_log, netns, node::Ground, objects, selftest},
     shards::Shards,
+    start_code,
     status::{Desk, Facts, Holder},
     telemetry::log::LogHandle,
 };
@@ -152,6 +153,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     let _interrupted = signal(SignalKind::interrupt()).map_err(failed("listening for SIGINT"))?;
     tracing::info!(node = config.node, "ready");
     let registry = tokio::spawn(registry.run());
+    start_code::let_go();
 
     terminated.recv().await;
     admin.readiness.pend(readiness::DRAIN);

@@ -9,9 +9,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
-use isthmus_abi::{
-    FLAG_LEAVE_STRANGERS, MARK_OUT, SOCKET_AGENT, SOCKET_NOBODY, SOCKET_STRANGER, Verdict,
-};
+use isthmus_abi::{FLAG_LEAVE_STRANGERS, MARK_OUT, SOCKET_AGENT, SOCKET_NOBODY, SOCKET_STRANGER, Verdict};
 use isthmus_ebpf::{
     address,
     maps::{OURS, PODS, RULES},
@@ -94,7 +92,10 @@ fn decide(ctx: &SockAddrContext, destination: &[u8; 16]) -> i32 {
 
 #[inline(always)]
 fn leaves_strangers(slot: u32) -> bool {
-    RULES.get(slot).is_some_and(|rules| rules.flags & FLAG_LEAVE_STRANGERS != 0) && mesh::is_believed()
+    RULES
+        .get(slot)
+        .is_some_and(|rules| rules.flags & FLAG_LEAVE_STRANGERS != 0)
+        && mesh::is_believed()
 }
 
 /// Notes at the socket that its SYN may leave, for the guard.

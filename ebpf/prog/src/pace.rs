@@ -16,5 +16,13 @@ const TCP_CONGESTION: i32 = 13;
 pub unsafe fn never(ctx: *mut c_void) {
     let mut name = *b"reno\0";
     // SAFETY: the helper reads as many bytes as the name has; the context is the caller's.
-    unsafe { bpf_setsockopt(ctx, SOL_TCP, TCP_CONGESTION, name.as_mut_ptr().cast::<c_void>(), name.len() as i32) };
+    unsafe {
+        bpf_setsockopt(
+            ctx,
+            SOL_TCP,
+            TCP_CONGESTION,
+            name.as_mut_ptr().cast::<c_void>(),
+            name.len() as i32,
+        )
+    };
 }

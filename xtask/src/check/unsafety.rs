@@ -3,7 +3,7 @@
 use super::{Complaint, source::Token};
 
 /// Prefixes of paths, and why the kernel or a C library must be called directly there.
-const PLACES: [(&str, &str); 6] = [
+const PLACES: [(&str, &str); 7] = [
     (
         "ebpf/",
         "programs read kernel memory and call helpers; map keys and values are plain bytes for aya",
@@ -20,6 +20,7 @@ const PLACES: [(&str, &str); 6] = [
         "agent/src/parent",
         "sockets taken over from the parent process by number",
     ),
+    ("agent/src/start_code.rs", "madvise(2) on the program's own code"),
     (
         "tests/src/",
         "the lab makes namespaces, packet sockets and odd socket options",

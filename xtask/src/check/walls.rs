@@ -3,7 +3,7 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 20] = [
+const MAY_IMPORT: [(&str, &[&str]); 21] = [
     // It is given closures for everything it tells.
     ("admin", &[]),
     // The composition root knows everybody.
@@ -23,6 +23,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
             "proxy",
             "redirect",
             "shards",
+            "start_code",
             "status",
             "telemetry",
             "tls",
@@ -43,7 +44,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("mesh", &["identity"]),
     ("operator", &["cli", "identity", "mesh", "status"]),
     // It must outlive whatever the others can break.
-    ("parent", &[]),
+    ("parent", &["start_code"]),
     (
         "pods",
         &[
@@ -73,6 +74,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
     // The kernel's side knows no mesh.
     ("redirect", &[]),
     ("shards", &[]),
+    ("start_code", &[]),
     ("status", &["admin::Readiness", "mesh", "pods", "proxy"]),
     // It is told what happens; it does not know how connections are made.
     (
