@@ -4,9 +4,20 @@
 //! count as this process's memory, and being mapped they are also among the last that the kernel takes back. Unmapped they
 //! are page cache like any other, and what is still needed returns at the first use.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use nix::sys::mman::{MmapAdvise, madvise};
+
+/// The start has its last echoes until then: the first answers, the first look at every pod.
+const AFTER_START: Duration = Duration::from_secs(3);
+
+/// Lets go a little after the start; needs a tokio runtime.
+pub fn let_go_soon() {
+    tokio::spawn(async {
+        tokio::time::sleep(AFTER_START).await;
+        let_go();
+    });
+}
 
 /// Unmaps the pages of this program's own code; those in use come back one by one, from the page cache.
 pub fn let_go() {

@@ -91,7 +91,7 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
     let mut serving = tokio::spawn(gateway.serve(listener, signal));
     admin.done(readiness::PROXY);
     tracing::info!(%listen, network = common.network, "ready");
-    start_code::let_go();
+    start_code::let_go_soon();
     ends.next().await;
     admin.readiness.pend(readiness::DRAIN);
     tracing::info!(deadline = ?common.drain_deadline, "draining");

@@ -153,7 +153,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     let _interrupted = signal(SignalKind::interrupt()).map_err(failed("listening for SIGINT"))?;
     tracing::info!(node = config.node, "ready");
     let registry = tokio::spawn(registry.run());
-    start_code::let_go();
+    start_code::let_go_soon();
 
     terminated.recv().await;
     admin.readiness.pend(readiness::DRAIN);

@@ -21,8 +21,9 @@ const STEP: usize = 1000;
 const ECHO: u16 = 8080;
 const UP: Duration = Duration::from_secs(60);
 const NAMESPACES: usize = 100;
-/// Each service has ten endpoints, because each workload serves two.
+/// A small mesh has ten endpoints to a service, because each workload serves two; a large one has more.
 const WORKLOADS_PER_SERVICE: usize = 5;
+const MOST_SERVICES: usize = 1000;
 
 /// A mesh whose size is measured.
 #[derive(Clone, Copy, Debug)]
@@ -85,11 +86,11 @@ pub(crate) fn of_mesh(mesh: &Mesh, pace: &Pace) -> Result<Row> {
 
 fn figures([parent, worker]: [Resident; 2], goal: Option<Goal>) -> Vec<Figure> {
     let figure = |name: &str, bytes: u64| Figure::ours(name, "MB", Better::Lower, vec![megabytes(bytes)]);
-    let mut together = figure("settled, both processes, RSS", parent.rss + worker.rss);
+    let mut together = figure("settled, both processes, PSS", parent.share + worker.share);
     together.goal = goal;
     vec![
         together,
-        figure("settled, both processes, PSS", parent.share + worker.share),
+        figure("settled, both processes, RSS", parent.rss + worker.rss),
         figure("settled, worker, RSS", worker.rss),
         figure("settled, worker, anonymous", worker.anonymous),
         figure("settled, parent, RSS", parent.rss),
@@ -175,7 +176,7 @@ fn megabytes(bytes: u64) -> f64 {
 }
 
 fn services_of(workloads: usize) -> usize {
-    workloads / WORKLOADS_PER_SERVICE
+    (workloads / WORKLOADS_PER_SERVICE).min(MOST_SERVICES)
 }
 
 /// A mesh file of so many workloads, with names, lengths and numbers of namespaces as a cluster has them.
@@ -193,6 +194,18 @@ fn fill(text: &mut String, workloads: usize, services: usize) -> std::fmt::Resul
         let namespace = namespace(service);
         format!("{namespace}/service-{service:05}.{namespace}.svc.cluster.local")
     };
+    text.push_str(if services == 0 { "services: []\n" } else { "services:\n" });
+    for service in 0..services {
+        let [high, mid, low] = bytes_of(service);
+        let namespace = namespace(service);
+        writeln!(
+            text,
+            "- name: service-{service:05}\n  namespace: {namespace}\n  \
+             hostname: service-{service:05}.{namespace}.svc.cluster.local\n  \
+             vips: [\"net1/100.{}.{mid}.{low}\"]\n  ports:\n    80: 8080",
+            112 + high
+        )?;
+    }
     text.push_str(if workloads == 0 {
         "workloads: []\n"
     } else {
@@ -200,7 +213,7 @@ fn fill(text: &mut String, workloads: usize, services: usize) -> std::fmt::Resul
     });
     for index in 0..workloads {
         let own = index % services;
-        let other = (own + 1 + index / services) % services;
+        let other = (own + 1) % services;
         let [high, mid, low] = bytes_of(index);
         writeln!(
             text,
@@ -213,18 +226,6 @@ fn fill(text: &mut String, workloads: usize, services: usize) -> std::fmt::Resul
             ip = format_args!("100.{}.{mid}.{low}", 64 + high),
             first = host(own),
             second = host(other),
-        )?;
-    }
-    text.push_str(if services == 0 { "services: []\n" } else { "services:\n" });
-    for service in 0..services {
-        let [high, mid, low] = bytes_of(service);
-        let namespace = namespace(service);
-        writeln!(
-            text,
-            "- name: service-{service:05}\n  namespace: {namespace}\n  \
-             hostname: service-{service:05}.{namespace}.svc.cluster.local\n  \
-             vips: [\"net1/100.{}.{mid}.{low}\"]\n  ports:\n    80: 8080",
-            112 + high
         )?;
     }
     Ok(())
@@ -272,6 +273,6 @@ mod tests {
 
     #[test]
     fn an_empty_mesh_is_a_mesh() {
-        assert!(mesh_file(0).ends_with("workloads: []\nservices: []\n"));
+        assert!(mesh_file(0).ends_with("services: []\nworkloads: []\n"));
     }
 }
