@@ -4,7 +4,7 @@ use std::{
     fs, io,
     num::NonZeroUsize,
     os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     thread,
 };
@@ -36,12 +36,14 @@ use crate::{
         record::Records,
         registry::{Parts, Stirred},
     },
-    redirect::{Netns, NodePrograms, Pins, PodPrograms, ebpf_log, netns, node::Ground, objects, selftest},
+    redirect::{Netns, NodePrograms, Pins, PodPrograms, cgroup2, ebpf_log, netns, node::Ground, objects, selftest},
     shards::Shards,
     start_code,
     status::{Desk, Facts, Holder},
     telemetry::log::LogHandle,
 };
+
+const CGROUP2: &str = "finding the cgroup2 hierarchy in /proc/self/mountinfo (mount one, or say --cgroup)";
 
 /// Serves the pods of a node until SIGTERM. `restarts` says how many workers there were before.
 ///
@@ -169,7 +171,10 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
 async fn redirect(config: &NodeConfig, pins: &Pins, node: &Netns) -> Result<(NodePrograms, PodPrograms), StartError> {
     let cgroup = match &config.cgroup {
         Some(path) => path.clone(),
-        None => cgroup2_root()?,
+        None => cgroup2::mounted()
+            .map_err(failed(CGROUP2))?
+            .ok_or("there is none")
+            .map_err(failed(CGROUP2))?,
     };
     let ground = Ground {
         pins: pins.clone(),
@@ -209,17 +214,4 @@ fn bind_control(path: &Path, keeper: &Keeper) -> Result<std::os::unix::net::Unix
     listener.set_nonblocking(true).map_err(failed(step()))?;
     keeper.hold("control", listener.as_fd()).map_err(failed(step()))?;
     Ok(listener)
-}
-
-fn cgroup2_root() -> Result<PathBuf, StartError> {
-    let step = "finding the cgroup2 hierarchy in /proc/self/mountinfo (mount one, or say --cgroup)";
-    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(failed(step))?;
-    // proc_pid_mountinfo(5): the mount point is the fifth field, the type follows a lone hyphen.
-    let found = mounts.lines().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        kind.starts_with("cgroup2 ")
-            .then(|| mount.split(' ').nth(4).map(PathBuf::from))
-            .flatten()
-    });
-    found.ok_or("there is none").map_err(failed(step))
 }

@@ -213,18 +213,8 @@ impl PodRouting {
         netns.run(|| set_sysctls("0")).map_err(RoutingError::Enter)??;
         self.narrow_loopback().await;
         for version in [IpVersion::V4, IpVersion::V6] {
-            let rules = self
-                .handle
-                .rule()
-                .get(version.clone())
-                .execute()
-                .try_collect::<Vec<_>>();
-            for rule in rules
-                .await
-                .map_err(refused("listing rules"))?
-                .into_iter()
-                .filter(is_our_rule)
-            {
+            let rules = self.rules(version.clone()).await?;
+            for rule in rules.into_iter().filter(is_our_rule) {
                 absent_is_fine(self.handle.rule().del(rule).execute().await).map_err(refused("removing a rule"))?;
             }
             let wanted = match version {
@@ -252,6 +242,11 @@ impl PodRouting {
         let mut request = self.handle.address().add(LOOPBACK_IFINDEX, address, prefix);
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         request.execute().await.map_err(refused("adding an address to lo"))
+    }
+
+    async fn rules(&self, version: IpVersion) -> Result<Vec<RuleMessage>, RoutingError> {
+        let rules = self.handle.rule().get(version).execute().try_collect::<Vec<_>>();
+        rules.await.map_err(refused("listing rules"))
     }
 
     async fn replace_route(&self, route: netlink_packet_route::route::RouteMessage) -> Result<(), RoutingError> {

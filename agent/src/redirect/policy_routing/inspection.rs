@@ -30,13 +30,7 @@ impl PodRouting {
     pub async fn traces(&self) -> Result<usize, RoutingError> {
         let mut count = 0;
         for version in [IpVersion::V4, IpVersion::V6] {
-            let rules = self
-                .handle
-                .rule()
-                .get(version.clone())
-                .execute()
-                .try_collect::<Vec<_>>();
-            let rules = rules.await.map_err(refused("listing rules"))?;
+            let rules = self.rules(version.clone()).await?;
             count += rules.iter().filter(|rule| is_our_rule(rule)).count();
             let wanted = match version {
                 IpVersion::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
@@ -54,14 +48,7 @@ impl PodRouting {
     pub async fn mark_rules(&self) -> Result<Vec<MarkRule>, RoutingError> {
         let mut found = Vec::new();
         for version in [IpVersion::V4, IpVersion::V6] {
-            let rules = self.handle.rule().get(version).execute().try_collect::<Vec<_>>();
-            found.extend(
-                rules
-                    .await
-                    .map_err(refused("listing rules"))?
-                    .iter()
-                    .filter_map(mark_rule),
-            );
+            found.extend(self.rules(version).await?.iter().filter_map(mark_rule));
         }
         Ok(found)
     }
