@@ -17,6 +17,10 @@ use std::{
 /// First length of a watch.
 const SHORTEST: Duration = Duration::from_micros(12);
 
+/// So many short pauses one after the other make it likely that the next is short as well. Work that comes by chance, ten
+/// thousand times a second from everywhere, hardly ever makes as many: there the thread sleeps.
+const STREAK: u32 = 8;
+
 thread_local! {
     static WORK: Cell<u64> = const { Cell::new(0) };
     static WATCHER: RefCell<Option<Waker>> = const { RefCell::new(None) };
@@ -75,6 +79,8 @@ struct Pace {
     longest: Duration,
     window: Duration,
     worked: Instant,
+    /// Short pauses one after the other.
+    streak: u32,
 }
 
 impl Pace {
@@ -83,6 +89,7 @@ impl Pace {
             longest,
             window: Duration::ZERO,
             worked: now,
+            streak: 0,
         }
     }
 
@@ -91,7 +98,11 @@ impl Pace {
         self.worked = now;
         if pause > self.longest {
             self.window = Duration::ZERO;
-        } else if pause > self.window {
+            self.streak = 0;
+            return;
+        }
+        self.streak = self.streak.saturating_add(1);
+        if self.streak >= STREAK && pause > self.window {
             self.window = (self.window * 2).max(SHORTEST).min(self.longest);
         }
     }
@@ -119,8 +130,8 @@ mod tests {
 
     #[test]
     fn short_pauses_lengthen_the_watch_until_it_covers_them() {
-        assert_eq!(after(&[60]), SHORTEST);
-        assert_eq!(after(&[60, 60, 60, 60]), SHORTEST * 8);
+        assert_eq!(after(&[60; 8]), SHORTEST);
+        assert_eq!(after(&[60; 11]), SHORTEST * 8);
         assert_eq!(after(&[60; 20]), SHORTEST * 8);
         assert_eq!(after(&[99; 20]), LONGEST);
         assert_eq!(after(&[5; 20]), SHORTEST);
@@ -128,8 +139,31 @@ mod tests {
 
     #[test]
     fn one_long_pause_ends_it_and_slow_traffic_never_begins_it() {
-        assert_eq!(after(&[60, 60, 60, 60, 101]), Duration::ZERO);
+        let mut pauses = [60; 20];
+        pauses[19] = 101;
+        assert_eq!(after(&pauses), Duration::ZERO);
+        pauses[12] = 101;
+        assert_eq!(after(&pauses[..19]), Duration::ZERO, "the streak begins anew");
         assert_eq!(after(&[1000; 20]), Duration::ZERO);
+    }
+
+    #[test]
+    fn work_that_comes_by_chance_keeps_hardly_anybody_awake() {
+        // Ten thousand a second; pauses of an exponential distribution from a fixed sequence.
+        let (mut now, mut seed, mut awake) = (Instant::now(), 1_u64, Duration::ZERO);
+        let (mut pace, began) = (Pace::new(LONGEST, now), now);
+        for _ in 0..100_000 {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let chance = (seed >> 11) as f64 / (1_u64 << 53) as f64;
+            let pause = Duration::from_secs_f64(-100e-6 * (1.0 - chance).ln());
+            awake += pause.min(pace.window);
+            now += pause;
+            pace.worked(now);
+        }
+        let share = awake.as_secs_f64() / now.duration_since(began).as_secs_f64();
+        assert!(share < 0.05, "{share}");
     }
 
     #[test]
@@ -137,9 +171,10 @@ mod tests {
         let now = Instant::now();
         let mut pace = Pace::new(LONGEST, now);
         assert!(!pace.watches(now), "nothing was done yet");
-        pace.worked(now + Duration::from_micros(10));
-        assert!(pace.watches(now + Duration::from_micros(20)));
-        assert!(!pace.watches(now + Duration::from_micros(23)));
+        let moment = |micros| now + Duration::from_micros(micros);
+        (1..=u64::from(STREAK)).for_each(|n| pace.worked(moment(n * 10)));
+        assert!(pace.watches(moment(90)));
+        assert!(!pace.watches(moment(93)));
     }
 
     /// Of this thread, in nanoseconds.
