@@ -1,7 +1,7 @@
 //! A plain echo server inside a namespace, which tells whom it saw.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, Weak,
@@ -129,4 +129,15 @@ pub fn roundtrip(stream: &mut TcpStream, bytes: &[u8]) -> Result {
     } else {
         Err(Failure::new("the echo is not what was sent"))
     }
+}
+
+/// The peer has reset the connection: no clean end, and not merely silence.
+#[track_caller]
+pub fn must_be_reset(mut stream: &TcpStream) {
+    let ended = stream.read(&mut [0]);
+    assert_eq!(
+        ended.as_ref().map_err(io::Error::kind),
+        Err(ErrorKind::ConnectionReset),
+        "{ended:?}"
+    );
 }

@@ -33,7 +33,7 @@ pub mod wait;
 
 pub use agent::Agent;
 pub use capture::Capture;
-pub use echo::{Echo, roundtrip};
+pub use echo::{Echo, must_be_reset, roundtrip};
 pub use failure::{Because, Failure, Result};
 pub use gateway::Gateway;
 pub use lab::Lab;

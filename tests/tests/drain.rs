@@ -1,8 +1,6 @@
 //! An agent or a gateway that is told to end.
 
 use std::{
-    io::{ErrorKind, Read as _},
-    net::TcpStream,
     panic::resume_unwind,
     thread,
     time::{Duration, Instant},
@@ -12,7 +10,7 @@ use isthmus_tests::{
     Agent, Result,
     agent::AgentOptions,
     log::{field, message},
-    roundtrip,
+    must_be_reset, roundtrip,
     scene::{OneNetwork, TwoNetworks},
     wait::throughout,
     within,
@@ -39,17 +37,6 @@ fn drain(agent: &Agent) -> Result {
     let mark = agent.log().mark();
     agent.signal(Signal::SIGTERM)?;
     agent.wait_log(mark, |line| message(line).starts_with("draining"))?;
-    Ok(())
-}
-
-#[track_caller]
-fn is_reset(mut stream: &TcpStream) -> Result {
-    let ended = stream.read(&mut [0]);
-    assert_eq!(
-        ended.as_ref().map_err(std::io::Error::kind),
-        Err(ErrorKind::ConnectionReset),
-        "{ended:?}"
-    );
     Ok(())
 }
 
@@ -121,8 +108,8 @@ fn what_outlives_the_deadline_is_reset_at_both_ends_and_the_agent_has_ended() ->
         far.set_read_timeout(Some(Duration::from_secs(10)))?;
         let began = Instant::now();
         drain(agent)?;
-        is_reset(&near)?;
-        is_reset(&far)?;
+        must_be_reset(&near);
+        must_be_reset(&far);
         let held = began.elapsed();
         assert!(held >= deadline, "reset {held:?} after the signal");
         let left = (deadline + AFTER).saturating_sub(began.elapsed());
@@ -166,7 +153,8 @@ fn a_second_signal_ends_the_agent_at_once() -> Result {
     drain(agent)?;
     agent.signal(Signal::SIGTERM)?;
     assert_eq!(agent.ended(Duration::from_secs(2))?.code(), Some(4));
-    is_reset(&open)
+    must_be_reset(&open);
+    Ok(())
 }
 
 #[test]
@@ -186,7 +174,7 @@ fn a_worker_that_does_not_end_is_killed_after_the_deadline_and_its_margin() -> R
     let took = began.elapsed();
     assert!(took >= deadline + MARGIN, "killed {took:?} after the signal");
     agent.wait_log(mark, |line| message(line).contains("it is killed"))?;
-    is_reset(&open)?;
+    must_be_reset(&open);
     assert!(
         !std::path::Path::new(&format!("/proc/{worker}")).exists(),
         "the worker is gone"
@@ -248,5 +236,6 @@ fn a_gateway_drains_as_an_agent_does() -> Result {
     drain()?;
     scene.gateway.signal(Signal::SIGTERM)?;
     assert_eq!(scene.gateway.wait(Duration::from_secs(2))?.code(), Some(4));
-    is_reset(&open)
+    must_be_reset(&open);
+    Ok(())
 }
