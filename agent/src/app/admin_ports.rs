@@ -22,8 +22,8 @@ pub(super) struct AdminPorts {
     _serving: admin::Serving,
 }
 
-/// The pods to be asked when metrics are read, once there are any, and how often a worker was started before.
-type Surveyor = Arc<OnceLock<(Pods, u64)>>;
+/// Tells what is held, when metrics are read; once there is somebody to ask. It may wait: it has a thread of its own.
+type Surveyor = Arc<OnceLock<Box<dyn Fn() -> NodeState + Send + Sync>>>;
 
 impl AdminPorts {
     /// Opens the ports; the agent is ready when all of `pending` are done.
@@ -73,9 +73,18 @@ impl AdminPorts {
     }
 
     /// From now on metrics count what these pods hold.
-    pub(super) fn count(&self, pods: Pods, restarts: u64) {
-        // Set once: a worker has one registry.
-        drop(self.surveyor.set((pods, restarts)));
+    pub(super) fn count_pods(&self, pods: Pods, restarts: u64) {
+        let runtime = Handle::current();
+        self.count(move || NodeState {
+            restarts,
+            ..NodeState::from(&runtime.block_on(pods.survey()))
+        });
+    }
+
+    /// From now on metrics count what this tells. It is called on a thread of its own, and may wait.
+    pub(super) fn count(&self, survey: impl Fn() -> NodeState + Send + Sync + 'static) {
+        // Set once: a process has one registry or one gateway.
+        drop(self.surveyor.set(Box::new(survey)));
     }
 
     pub(super) fn told_by(&self, desk: &Desk) {
@@ -104,15 +113,9 @@ impl Logging for LogHandle {
 }
 
 fn metrics(telemetry: Arc<Telemetry>, surveyor: Surveyor) -> Metrics {
-    let runtime = Handle::current();
-    // Called on a thread of its own, which may wait for the registry.
     Arc::new(move |format| {
-        if let Some((pods, restarts)) = surveyor.get() {
-            let survey = runtime.block_on(pods.survey());
-            telemetry.node.tell(NodeState {
-                restarts: *restarts,
-                ..NodeState::from(&survey)
-            });
+        if let Some(survey) = surveyor.get() {
+            telemetry.node.tell(survey());
         }
         telemetry.exposition.render(match format {
             admin::Format::Text => telemetry::Format::Prometheus,

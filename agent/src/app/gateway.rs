@@ -21,7 +21,7 @@ use crate::{
     proxy::gateway::{Gateway, GatewayParts},
     start_code,
     status::{Desk, Facts, Holder},
-    telemetry::log::LogHandle,
+    telemetry::{NodeState, log::LogHandle},
 };
 
 /// Serves tunnels of other networks until SIGTERM or SIGINT; another one of them ends it at once, with exit code 4.
@@ -88,6 +88,12 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
         failures,
     };
     admin.told_by(&Desk::new(facts, Holder::Gateway(Arc::clone(&gateway))));
+    let counted = Arc::clone(&gateway);
+    admin.count(move || NodeState {
+        tunnels: counted.tunnels(),
+        connections: counted.open_connections(),
+        ..NodeState::default()
+    });
     let mut serving = tokio::spawn(gateway.serve(listener, signal));
     admin.done(readiness::PROXY);
     tracing::info!(%listen, network = common.network, "ready");

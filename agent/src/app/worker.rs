@@ -146,7 +146,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     };
     let desk = Desk::new(facts, Holder::Pods(pods.clone()));
     admin.told_by(&desk);
-    admin.count(pods.clone(), before.restarts);
+    admin.count_pods(pods.clone(), before.restarts);
     admin.done(readiness::PODS);
     let control = tokio::spawn(control::serve(control, pods.clone(), desk));
     // Before anybody is told to go ahead: from here on SIGTERM drains.
