@@ -77,16 +77,21 @@ fn start_telemetry(log: &LogHandle, config: &Config, node: &str) -> Result<Arc<T
 }
 
 /// Serves from the file as it is now, if it loads, and follows it from here on.
-async fn follow_mesh(config: &Config) -> (Mesh, watch::Receiver<String>) {
+async fn follow_mesh(config: &Config) -> Result<(Mesh, watch::Receiver<String>), StartError> {
     let (publisher, mesh) = Mesh::new(Snapshot::empty());
     let (state, mut told) = watch::channel(String::new());
-    tokio::spawn(mesh::watch::follow(config.mesh.clone(), publisher, state));
+    let Some(file) = config.mesh.clone() else {
+        return Err(failed("learning of the mesh")(
+            "istiod is not asked yet; say --mesh FILE",
+        ));
+    };
+    tokio::spawn(mesh::watch::follow(file.clone(), publisher, state));
     // Pods are taken up with the policies that hold for them, or refused plaintext while the file cannot be read.
     let first = tokio::time::timeout(Duration::from_secs(10), told.changed()).await;
     if !matches!(first, Ok(Ok(()))) {
-        tracing::warn!(file = %config.mesh.display(), "the mesh file takes long to load; serving without it");
+        tracing::warn!(file = %file.display(), "the mesh file takes long to load; serving without it");
     }
-    (mesh, told)
+    Ok((mesh, told))
 }
 
 fn open_certificates(config: &Config) -> Result<Certificates, StartError> {
@@ -94,7 +99,12 @@ fn open_certificates(config: &Config) -> Result<Certificates, StartError> {
     if config.post_quantum_only {
         tls::admit_only_post_quantum();
     }
-    let ca = EmbeddedCa::open(&config.embedded_ca)
+    let Some(directory) = &config.embedded_ca else {
+        return Err(failed("asking for certificates")(
+            "istiod's CA is not asked yet; say --embedded-ca DIR",
+        ));
+    };
+    let ca = EmbeddedCa::open(directory)
         .map_err(failed("opening the embedded CA (make one with `isthmus ca init DIR`)"))?
         .with_life(config.secret_ttl);
     Ok(Certificates::new(Arc::new(ca)))

@@ -36,7 +36,7 @@ use std::{
 pub use self::{
     asked::{Asked, Format},
     given::{Note, Source},
-    istiod::{Headers, Istiod, OwnPod, Roots, Token},
+    istiod::{Istiod, OwnPod},
     kind::Kind,
     mistakes::{Mistake, Mistakes},
     print::{Printed, help, tables},
@@ -77,10 +77,10 @@ pub struct Config {
     pub cluster_id: String,
     /// DNS domain of the cluster.
     pub cluster_domain: String,
-    /// The mesh file.
-    pub mesh: PathBuf,
-    /// Directory of the embedded CA.
-    pub embedded_ca: PathBuf,
+    /// The mesh file; without one, istiod tells of the mesh.
+    pub mesh: Option<PathBuf>,
+    /// Directory of the embedded CA; without one, istiod's CA signs.
+    pub embedded_ca: Option<PathBuf>,
     /// How long certificates are asked for.
     pub secret_ttl: Duration,
     /// Only post-quantum key exchange.
@@ -299,17 +299,24 @@ fn finish<C>(reader: Reader, asked: Asked, config: impl FnOnce(Vec<Note>, Printe
 impl Config {
     /// Notes and what is printed are filled in when all is read.
     fn read(reader: &mut Reader) -> Self {
-        const NO_MESH: &str = "a mesh source is needed: this version reads a mesh file (docs/mesh-file.md) and does \
-                               not ask istiod yet";
-        const NO_CA: &str = "a source of certificates is needed: this version has the embedded CA (`isthmus ca init \
-                             DIR`) and does not ask istiod yet";
+        let istiod = Istiod::read(reader);
+        let mesh = reader.optional_path("mesh");
+        if mesh.is_none() && istiod.xds_address.is_none() {
+            let why = "a mesh source is needed: istiod's address, or a mesh file (--mesh, docs/mesh-file.md)";
+            reader.contradiction("xds-address", why.to_owned());
+        }
+        let embedded_ca = reader.optional_path("embedded-ca");
+        if embedded_ca.is_none() && istiod.ca_address.is_none() {
+            let why = "a source of certificates is needed: the address of istiod's CA, or --embedded-ca";
+            reader.contradiction("ca-address", why.to_owned());
+        }
         Self {
             network: reader.text("network"),
             trust_domain: reader.text("trust-domain"),
             cluster_id: reader.text("cluster-id"),
             cluster_domain: reader.text("cluster-domain"),
-            mesh: reader.needed_path("mesh", NO_MESH),
-            embedded_ca: reader.needed_path("embedded-ca", NO_CA),
+            mesh,
+            embedded_ca,
             secret_ttl: reader.duration("secret-ttl"),
             post_quantum_only: reader.one_of("compliance-policy") == "pqc",
             drain_deadline: reader.duration("drain-deadline"),
@@ -321,7 +328,7 @@ impl Config {
             },
             ports: ports(reader),
             otlp_endpoint: reader.endpoint("otlp-endpoint", "http", None),
-            istiod: Istiod::read(reader),
+            istiod,
             notes: Vec::new(),
             printed: Printed::new(&[], &Given::default()),
         }

@@ -18,6 +18,7 @@
 //! | [`proxy`] | connections: outbound, inbound, gateway, pool, relay |
 //! | [`hbone`] | CONNECT over HTTP/2 over mTLS |
 //! | [`tls`] | TLS configurations and the check of a peer's identity |
+//! | [`istiod`] | reaching istiod: TLS, roots, token, headers |
 //! | [`identity`] | SPIFFE IDs, certificates and where they come from |
 //! | [`mesh`] | workloads, services, policies, gateways; pure decisions on them |
 //! | [`telemetry`] | metrics, log lines, recent failures, spans |
@@ -34,6 +35,7 @@ pub mod control;
 pub mod drain;
 pub mod hbone;
 pub mod identity;
+pub mod istiod;
 pub mod mesh;
 pub mod operator;
 pub mod parent;

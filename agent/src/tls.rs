@@ -35,6 +35,7 @@ pub use failure::{TlsFailure, explain};
 pub(crate) use peer::spiffe_id_in;
 pub use peer::{PeerIdentityError, peer_identity};
 pub use provider::admit_only_post_quantum;
+pub(crate) use provider::provider;
 pub use verify::IdentityRefused;
 
 use crate::identity::SpiffeId;

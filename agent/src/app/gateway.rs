@@ -60,7 +60,7 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
     let telemetry = start_telemetry(log, &common, "")?;
     let pending = [readiness::MESH, readiness::PROXY];
     let admin = AdminPorts::open(common.ports, log, &telemetry, &pending).await?;
-    let (mesh, mesh_state) = follow_mesh(&common).await;
+    let (mesh, mesh_state) = follow_mesh(&common).await?;
     admin.done_with_mesh(mesh_state.clone());
     let failures = failures(&telemetry);
     let parts = GatewayParts {

@@ -91,7 +91,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     let (keeper, mut held) =
         Keeper::greet().map_err(failed("talking to the parent process; `isthmus run` starts workers"))?;
     prepare_run_directory(&config.run_dir)?;
-    let (mesh, mesh_state) = follow_mesh(&config.common).await;
+    let (mesh, mesh_state) = follow_mesh(&config.common).await?;
     admin.done_with_mesh(mesh_state.clone());
     let certificates = open_certificates(&config.common)?;
 

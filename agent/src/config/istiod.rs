@@ -1,6 +1,7 @@
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::collections::BTreeMap;
 
 use super::reader::Reader;
+use crate::istiod::{Headers, Roots, Token};
 
 /// What is needed to talk to istiod (wire-facts.md §1.1, §2.1).
 #[derive(Clone, Debug, PartialEq)]
@@ -44,30 +45,6 @@ pub struct OwnPod {
     pub ip: Option<std::net::IpAddr>,
 }
 
-/// Headers, whose values are not shown.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Headers(pub BTreeMap<String, String>);
-
-/// Certificates to trust.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Roots {
-    /// Those of a PEM file.
-    File(PathBuf),
-    /// Those of the platform.
-    System,
-    /// These, in PEM.
-    Inline(String),
-}
-
-/// A bearer token, or where it is.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Token {
-    /// A file, to be read anew for every call.
-    File(PathBuf),
-    /// The token itself.
-    Literal(String),
-}
-
 impl Istiod {
     pub(super) fn read(reader: &mut Reader) -> Self {
         let host = if reader.given.in_cluster {
@@ -100,60 +77,5 @@ impl Istiod {
             xds_address,
             ca_address,
         }
-    }
-}
-
-impl Roots {
-    pub(super) fn of(text: &str) -> Self {
-        match text {
-            "SYSTEM" => Self::System,
-            text if text.contains("-----BEGIN") => Self::Inline(text.to_owned()),
-            path => Self::File(path.into()),
-        }
-    }
-}
-
-impl fmt::Display for Roots {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "{}", path.display()),
-            Self::System => f.write_str("SYSTEM"),
-            Self::Inline(pem) => write!(f, "{} bytes of PEM", pem.len()),
-        }
-    }
-}
-
-impl Token {
-    /// A token is base64 and dots (RFC 7515 §3.1) and has no slash.
-    pub(super) fn of(text: &str) -> Self {
-        if text.contains('/') {
-            Self::File(text.into())
-        } else {
-            Self::Literal(text.to_owned())
-        }
-    }
-}
-
-/// Never the token.
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "{}", path.display()),
-            Self::Literal(_) => f.write_str("(a token, not shown)"),
-        }
-    }
-}
-
-/// Never the token.
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// Never the values.
-impl fmt::Debug for Headers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
     }
 }

@@ -4,7 +4,6 @@ use serde_json::Value;
 
 use super::{
     given::{Given, Source, fallback},
-    istiod::{Roots, Token},
     kind::Kind,
     mistakes::{Mistake, Mistakes},
     settings::{Setting, setting, settings_of},
@@ -12,6 +11,7 @@ use super::{
     value,
     verb::Verb,
 };
+use crate::istiod::{Roots, Token};
 
 /// Understands what is given, setting by setting. After a mistake it goes on with any value, so that the next one is
 /// found too; nobody sees a configuration with mistakes.
@@ -39,12 +39,6 @@ impl Reader {
     pub(super) fn needed(&mut self, flag: &'static str, why: &str) -> String {
         self.must_be_given(flag, why);
         self.text(flag)
-    }
-
-    /// A path that must not be missing.
-    pub(super) fn needed_path(&mut self, flag: &'static str, why: &str) -> PathBuf {
-        self.must_be_given(flag, why);
-        self.path(flag)
     }
 
     /// Whether this command has the setting at all.

@@ -1,6 +1,7 @@
 use std::{fs, path::Path};
 
 use super::*;
+use crate::istiod::Token;
 
 /// Wire-facts §9.5, name by name.
 const ZTUNNELS: &[&str] = &[

@@ -38,7 +38,7 @@ pub fn admit_only_post_quantum() {
 }
 
 /// The one provider of every configuration; never installed as the process's default, so nothing gets it unasked.
-pub(super) fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     chosen(ONLY_POST_QUANTUM.load(Ordering::Relaxed))
 }
 

@@ -3,7 +3,7 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 21] = [
+const MAY_IMPORT: [(&str, &[&str]); 23] = [
     // It is given closures for everything it tells.
     ("admin", &[]),
     // The composition root knows everybody.
@@ -17,6 +17,7 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
             "drain",
             "hbone",
             "identity",
+            "istiod",
             "mesh",
             "parent",
             "pods",
@@ -27,6 +28,7 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
             "status",
             "telemetry",
             "tls",
+            "xds",
         ],
     ),
     // Looks at everything and changes nothing; what it finds is also what has to go.
@@ -34,12 +36,13 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("cleanup", &["check", "pods", "redirect"]),
     ("cli", &["check::CheckArgs", "cleanup::CleanupArgs"]),
     // It makes the values that others take.
-    ("config", &["hbone", "identity", "mesh::HBONE_PORT", "proxy"]),
+    ("config", &["hbone", "identity", "istiod", "mesh::HBONE_PORT", "proxy"]),
     ("control", &["pods", "status"]),
     ("drain", &[]),
     // A tunnel carries what it is asked to; it does not know who uses it or why.
     ("hbone", &["identity", "mesh::Authority", "mesh::Workload", "tls"]),
-    ("identity", &["tls"]),
+    ("identity", &["istiod", "tls"]),
+    ("istiod", &["tls"]),
     // Decisions are pure values.
     ("mesh", &["identity"]),
     ("operator", &["cli", "identity", "mesh", "status"]),
@@ -82,6 +85,8 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
         &["hbone::Baggage", "hbone::Traceparent", "identity", "mesh"],
     ),
     ("tls", &["identity"]),
+    // It fills a mesh; it does not know who reads it.
+    ("xds", &["istiod", "mesh", "identity", "telemetry", "tls"]),
 ];
 
 /// Complains of imports through a wall, and of modules that are not in the table.

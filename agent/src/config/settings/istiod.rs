@@ -4,7 +4,7 @@ use super::{
 };
 use crate::config::kind::Kind::{Endpoint, Roots, Secret, Switch, Text};
 
-/// Checked and kept for istiod; nothing of this is used while there is a mesh file.
+/// For talking to istiod; what `--mesh` and `--embedded-ca` replace is not used beside them.
 pub(super) const ISTIOD: &[Setting] = &[
     shared(
         "xds-address",
