@@ -7,6 +7,7 @@
 //! | [`cleanup`] | `isthmus cleanup`: takes every trace of the agent off the node |
 //! | [`cli`] | the command line |
 //! | [`config`] | flags and variables of what serves, checked as a whole |
+//! | [`config_dump`] | what the agent holds, as istioctl reads it |
 //! | [`operator`] | short commands on a terminal: `pod`, `status`, `ca`, `mesh` |
 //! | [`status`] | what the agent says of itself: collected, judged, written down |
 //! | [`admin`] | the HTTP ports: state, logging, profiles, metrics, readiness |
@@ -31,6 +32,7 @@ pub mod check;
 pub mod cleanup;
 pub mod cli;
 pub mod config;
+pub mod config_dump;
 pub mod control;
 pub mod drain;
 pub mod hbone;

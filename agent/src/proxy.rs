@@ -15,6 +15,7 @@
 //! | `tunnels` | which tunnels are open, for status |
 //! | `accept` | a listener that survives a lack of descriptors |
 //! | `descriptors` | the budget of descriptors |
+//! | `open_connection` | what is told of a connection while it lives |
 //! | `close` | why a connection ended |
 //! | `access_log` | one line per connection |
 //! | `tuning` | numbers that an operator may change |
@@ -29,6 +30,7 @@ mod dial;
 pub mod gateway;
 mod inbound;
 mod leg;
+mod open_connection;
 mod outbound;
 mod pool;
 mod relay;
@@ -52,6 +54,7 @@ pub use self::{
     close::{Cause, CloseCode, CloseReason, Phase, Who},
     descriptors::Descriptors,
     gateway::{Gateway, GatewayParts},
+    open_connection::{Carried, OpenConnection, Requested},
     sockets::{PlainSockets, Sockets},
     tuning::{PoolLimits, SocketOptions, Tuning},
     tunnels::TunnelInfo,
@@ -191,6 +194,12 @@ impl PodProxy {
     #[must_use]
     pub fn list_tunnels(&self, most: usize) -> Vec<TunnelInfo> {
         self.parts.listed.list(most)
+    }
+
+    /// What is being carried, at most `most` each way, the oldest first: what came to the pod, and what it made.
+    #[must_use]
+    pub fn list_connections(&self, most: usize) -> [Vec<Arc<OpenConnection>>; 2] {
+        [self.parts.streams.list(most), self.outgoing.list(most)]
     }
 
     /// Connections that were reset because an application dialled our own listener.

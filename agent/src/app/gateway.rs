@@ -11,11 +11,12 @@ use tokio::{
 use super::{
     StartError,
     admin_ports::{AdminPorts, failures},
-    failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log, start_telemetry,
+    dump, failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log, start_telemetry,
 };
 use crate::{
     admin::readiness,
     config::GatewayConfig,
+    config_dump,
     drain::drain,
     parent::CUT_SHORT,
     proxy::gateway::{Gateway, GatewayParts},
@@ -52,6 +53,7 @@ fn run(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, StartError> {
 }
 
 async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, StartError> {
+    let told = config_dump::of_gateway(&config);
     let GatewayConfig {
         common,
         identity,
@@ -63,11 +65,13 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
     let (mesh, mesh_state) = follow_mesh(&common).await?;
     admin.done_with_mesh(mesh_state.clone());
     let failures = failures(&telemetry);
+    let certificates = open_certificates(&common)?;
+    admin.dump(dump::Held::new(&common, told, &mesh, &certificates), None);
     let parts = GatewayParts {
         identity,
         network: common.network.as_str().into(),
         mesh: mesh.clone(),
-        certificates: open_certificates(&common)?,
+        certificates,
         tuning: common.tuning,
         telemetry,
     };

@@ -24,12 +24,12 @@ use tokio::{
 use super::{
     StartError,
     admin_ports::{AdminPorts, failures},
-    failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log, start_telemetry,
+    dump, failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log, start_telemetry,
 };
 use crate::{
     admin::readiness,
     config::NodeConfig,
-    control,
+    config_dump, control,
     parent::keeper::Keeper,
     pods::{
         Registry,
@@ -71,9 +71,7 @@ fn run(config: NodeConfig, before: Before, log: &LogHandle) -> Result<(), StartE
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("asking to end with the parent"))?;
     raise_descriptor_limit();
     netns::remember_home().map_err(failed("opening this process's network namespace"))?;
-    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let data =
-        Shards::start(config.threads.on(cores, config.cpus), config.vigil).map_err(failed("starting data threads"))?;
+    let data = Shards::start(data_threads(&config), config.vigil).map_err(failed("starting data threads"))?;
     let control = Builder::new_current_thread()
         .enable_all()
         .build()
@@ -82,6 +80,11 @@ fn run(config: NodeConfig, before: Before, log: &LogHandle) -> Result<(), StartE
     // A blocking call under way must not hold up the end.
     control.shutdown_background();
     served
+}
+
+fn data_threads(config: &NodeConfig) -> NonZeroUsize {
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    config.threads.on(cores, config.cpus)
 }
 
 async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle) -> Result<(), StartError> {
@@ -94,6 +97,8 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     let (mesh, mesh_state) = follow_mesh(&config.common).await?;
     admin.done_with_mesh(mesh_state.clone());
     let certificates = open_certificates(&config.common)?;
+    let told = config_dump::of_node(&config, data_threads(&config));
+    let dumped = dump::Held::new(&config.common, told, &mesh, &certificates);
 
     let node_netns = Netns::open(&config.node_netns).map_err(failed(
         "opening the node's network namespace (an agent that is in it may say --node-netns /proc/self/ns/net)",
@@ -146,6 +151,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     };
     let desk = Desk::new(facts, Holder::Pods(pods.clone()));
     admin.told_by(&desk);
+    admin.dump(dumped, Some(pods.clone()));
     admin.count_pods(pods.clone(), before.restarts);
     admin.done(readiness::PODS);
     let control = tokio::spawn(control::serve(control, pods.clone(), desk));

@@ -12,6 +12,7 @@ use isthmus_wire::{MtlsBecause, Plaintext, PodStatus};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
 use super::{
+    ask::PodConnections,
     certificate_status::certificate_status,
     pod_sockets::PodSockets,
     record::Record,
@@ -311,6 +312,26 @@ impl Enrolled {
     pub fn list_tunnels(&self, most: usize) -> Vec<TunnelInfo> {
         let served = self.served.as_ref();
         served.map(|served| served.proxy.list_tunnels(most)).unwrap_or_default()
+    }
+
+    /// The oldest open connections, at most `most` each way.
+    pub fn list_connections(&self, parts: &Parts, most: usize) -> PodConnections {
+        let pod = &self.record.pod;
+        let proxy = self.served.as_ref().map(|served| &served.proxy);
+        let [inbound, outbound] = proxy.map(|proxy| proxy.list_connections(most)).unwrap_or_default();
+        let account = pod.service_account.clone().or_else(|| {
+            let workload = self.workload(&parts.mesh.current(), &parts.network)?;
+            Some(workload.service_account.to_string())
+        });
+        PodConnections {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            service_account: account.unwrap_or_default(),
+            served: self.state == State::Enrolled,
+            not_listed: self.connections().saturating_sub(inbound.len() + outbound.len()),
+            inbound,
+            outbound,
+        }
     }
 
     /// What the mesh says of plaintext to this pod, and whether its connects to strangers are left alone. A pod the mesh does not know may have any policy: refused.

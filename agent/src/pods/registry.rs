@@ -3,7 +3,7 @@
 mod adoption;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    ask::{Ask, Survey},
+    ask::{Ask, PodConnections, Survey},
     enrolled::{Enrolled, State},
     record::{Record, RecordError, Records},
 };
@@ -32,6 +32,8 @@ use crate::{
     telemetry::Telemetry,
 };
 
+/// Most connections that are listed each way, all pods together.
+const MOST_CONNECTIONS: usize = 20_000;
 /// How often namespaces are looked at: a pod that is gone must not be kept by our sockets for long.
 const LOOK: Duration = Duration::from_millis(250);
 /// How often a pod that could not be taken up again is tried.
@@ -189,6 +191,7 @@ impl Registry {
                 });
             }
             Ask::Survey(answer) => reply(answer, self.survey()),
+            Ask::Connections(answer) => reply(answer, self.connections()),
         }
     }
 
@@ -371,6 +374,17 @@ impl Registry {
         };
         pod.trouble = outcome.as_ref().err().map(|error| chain(error));
         report(outcome);
+    }
+
+    fn connections(&self) -> BTreeMap<String, PodConnections> {
+        let mut room = MOST_CONNECTIONS;
+        let mut listed = BTreeMap::new();
+        for pod in self.pods.values() {
+            let pod_connections = pod.list_connections(&self.parts, room);
+            room -= room.min(pod_connections.inbound.len() + pod_connections.outbound.len());
+            listed.insert(pod.record.pod.uid.clone(), pod_connections);
+        }
+        listed
     }
 
     fn survey(&self) -> Survey {

@@ -24,6 +24,8 @@ pub(crate) struct Record {
     pub(crate) direction: Direction,
     pub(crate) source: Party,
     pub(crate) destination: Party,
+    /// What an application of the pod dialled.
+    pub(crate) requested: Option<SocketAddr>,
     /// The other end of the tunnel, if there is one.
     pub(crate) hbone: Option<SocketAddr>,
     /// The service that was asked for.
@@ -72,6 +74,7 @@ impl Book {
                 ..Party::default()
             },
             destination: Party::default(),
+            requested: None,
             hbone: None,
             service: None,
             book: self.clone(),

@@ -11,6 +11,7 @@ use super::{
     descriptors::Lease,
     dial::{client_of, deliver},
     leg::Leg,
+    open_connection::{Carried, OpenConnection},
     relay::{self, Tally},
     terminate::{self, Accepting, Parts, Refused, Terminator, unavailable},
 };
@@ -93,6 +94,7 @@ impl PodProxy {
             }
         };
         let mut tally = record.tally();
+        guard.show(OpenConnection::of(&record, Carried::Hbone));
         let baggage = self.parts.tuning.response_baggage.then(|| Baggage::of(&pod));
         let reason = match incoming.accept(baggage.as_ref()) {
             Ok(stream) => tokio::select! {

@@ -15,6 +15,7 @@ use super::{
     descriptors::Lease,
     dial::{self, ANSWER_TIMEOUT, CONNECT_TIMEOUT, DialError, HANDSHAKE_TIMEOUT, connect},
     leg::Leg,
+    open_connection::{Carried, OpenConnection},
     pool::{Key, Seat},
     relay::{self, Tally},
     terminate::{LAST_WORDS, canonical, deadline},
@@ -111,6 +112,13 @@ impl PodProxy {
 
     async fn carry(&self, leg: Leg, upstream: Upstream, record: Record, mut guard: Guard, _lease: Lease) {
         let mut tally = record.tally();
+        let carried = match &upstream {
+            Upstream::Tcp(_) => Carried::Plain,
+            Upstream::Stream(_, Some(_)) => Carried::Hbone,
+            // An inner tunnel, which is nobody's seat.
+            Upstream::Stream(_, None) => Carried::DoubleHbone,
+        };
+        guard.show(OpenConnection::of(&record, carried));
         let reason = match upstream {
             Upstream::Stream(stream, _seat) => tokio::select! {
                 ended = relay::tunnelled(leg, stream, &mut tally) => CloseReason::of_relay(&ended, Who::Client, Who::Server),
@@ -131,6 +139,7 @@ impl PodProxy {
         let accept = |error: std::io::Error| CloseReason::of_socket(CloseCode::AcceptFailed, &error);
         let to = canonical(self.sockets.original_destination(leg.get_ref()).map_err(accept)?);
         record.destination.address = Some(to);
+        record.requested = Some(to);
         if self.sockets.is_self_call(to) {
             self.count_self_call();
             let text = "the application dialled the agent's own listener; nothing is served there";

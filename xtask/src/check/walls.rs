@@ -3,7 +3,7 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 23] = [
+const MAY_IMPORT: [(&str, &[&str]); 24] = [
     // It is given closures for everything it tells.
     ("admin", &[]),
     // The composition root knows everybody.
@@ -13,6 +13,7 @@ const MAY_IMPORT: [(&str, &[&str]); 23] = [
             "admin",
             "cli",
             "config",
+            "config_dump",
             "control",
             "drain",
             "hbone",
@@ -37,6 +38,8 @@ const MAY_IMPORT: [(&str, &[&str]); 23] = [
     ("cli", &["check::CheckArgs", "cleanup::CleanupArgs"]),
     // It makes the values that others take.
     ("config", &["hbone", "identity", "istiod", "mesh::HBONE_PORT", "proxy"]),
+    // Values in, JSON out.
+    ("config_dump", &["config", "identity", "mesh", "pods::ask", "proxy"]),
     ("control", &["pods", "status"]),
     ("drain", &[]),
     // A tunnel carries what it is asked to; it does not know who uses it or why.
