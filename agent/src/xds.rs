@@ -2,15 +2,20 @@
 //!
 //! | file | what it knows |
 //! |---|---|
+//! | [`decode`] | what istiod's messages mean |
 //! | [`held`] | everything istiod told |
 //! | [`kind`] | the kinds of resources |
 //! | [`told`] | what the client says of itself |
+//! | `versions` | which resources in which versions |
 
+pub mod decode;
 pub mod held;
 pub mod kind;
 pub mod told;
+mod versions;
 
 pub use self::{
+    held::Held,
     kind::{Kind, Rejected},
     told::{Received, State, Told},
 };
