@@ -2,24 +2,37 @@
 //!
 //! | file | what it knows |
 //! |---|---|
+//! | `back_off` | how long to wait before istiod is tried again |
+//! | [`client`] | one stream after the other, for the life of the agent |
+//! | [`counters`] | metrics |
 //! | [`decode`] | what istiod's messages mean |
 //! | [`held`] | everything istiod told |
 //! | [`kind`] | the kinds of resources |
 //! | [`node`] | who the agent says it is |
 //! | [`response`] | responses as they arrive, piece by piece |
+//! | [`session`] | what is said on one stream |
+//! | `stream` | one call of istiod, as bytes |
 //! | [`told`] | what the client says of itself |
 //! | `versions` | which resources in which versions |
 
+mod back_off;
+pub mod client;
+pub mod counters;
 pub mod decode;
 pub mod held;
 pub mod kind;
 pub mod node;
 pub mod response;
+pub mod session;
+mod stream;
 pub mod told;
 mod versions;
 
 pub use self::{
+    client::{Client, ClientParts},
+    counters::Counters,
     held::Held,
     kind::{Kind, Rejected},
+    node::Node,
     told::{Received, State, Told},
 };
