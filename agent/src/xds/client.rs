@@ -4,6 +4,7 @@
 //! What istiod told before stays as it is meanwhile: connections go on, and new ones are decided by it.
 
 use std::{
+    convert::Infallible,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -23,6 +24,7 @@ use super::{
     node::Node,
     response::{Garbage, Responses},
     session::{Manner, OutOfOrder, Session, Taken},
+    store::Store,
     stream::{Answers, Requests, Unread, is_go_away, requests},
     told::{State, Told},
 };
@@ -62,6 +64,8 @@ pub struct ClientParts {
     pub counters: Arc<Counters>,
     /// When what `held` holds was written to disk, if it was loaded from there.
     pub resumed_from_disk: Option<SystemTime>,
+    /// Where what istiod tells is written to.
+    pub store: Option<Store>,
 }
 
 /// The client.
@@ -135,8 +139,22 @@ impl Client {
         (client, news)
     }
 
-    /// Follows istiod until dropped.
-    pub async fn run(mut self) {
+    /// Follows istiod until `ending`; then writes to disk what was not written yet.
+    pub async fn run(mut self, ending: impl Future<Output = ()>) {
+        tokio::select! {
+            never = self.follow() => match never {},
+            () = ending => {}
+        }
+        if let Some(store) = &mut self.parts.store {
+            store.finish().await;
+            if store.is_due() {
+                store.write(|| self.parts.held.contents()).await;
+            }
+            store.finish().await;
+        }
+    }
+
+    async fn follow(&mut self) -> Infallible {
         loop {
             let begun = Instant::now();
             let mut answered = false;
@@ -152,7 +170,9 @@ impl Client {
             self.learn(&ended, answered);
             let wait = self.back_off.after(ending, rand::random_range(0.0..=1.0));
             self.tell_end(&ended, ending, wait);
-            sleep(wait).await;
+            let waited = sleep(wait);
+            tokio::pin!(waited);
+            while self.or_store(&mut waited).await.is_none() {}
             self.told.send_modify(|told| {
                 told.reconnects += 1;
                 told.turn(State::Connecting);
@@ -161,7 +181,7 @@ impl Client {
     }
 
     /// One stream, from its opening to its end.
-    async fn stream(&mut self, answered: &mut bool) -> Result<std::convert::Infallible, Ended> {
+    async fn stream(&mut self, answered: &mut bool) -> Result<Infallible, Ended> {
         let headers = self.parts.contact.headers()?;
         let channel = self.parts.contact.connect().await?;
         let manner = Manner {
@@ -196,8 +216,26 @@ impl Client {
             *answered = session.is_answered();
             // A whole mesh is some thousand chunks, and others want this thread as well.
             tokio::task::yield_now().await;
-            chunk = answers.next().await?.ok_or(Ended::Complete)?;
+            chunk = loop {
+                if let Some(next) = self.or_store(answers.next()).await {
+                    break next?.ok_or(Ended::Complete)?;
+                }
+            };
         }
+    }
+
+    /// Waits for something, or writes what is due to disk. Nothing is lost of what is not waited for to the end.
+    async fn or_store<F: Future>(&mut self, awaited: F) -> Option<F::Output> {
+        let Some(store) = &mut self.parts.store else {
+            return Some(awaited.await);
+        };
+        tokio::select! {
+            biased;
+            done = awaited => return Some(done),
+            () = store.due() => {}
+        }
+        store.write(|| self.parts.held.contents()).await;
+        None
     }
 
     /// Takes what arrived, and answers what is complete.
@@ -245,6 +283,12 @@ impl Client {
             return;
         };
         self.patience = PATIENCE;
+        if let Some(store) = &mut self.parts.store
+            && *synced
+            && upserted + removed + *swept as u64 > 0
+        {
+            store.changed();
+        }
         debug!(?kind, bytes, upserted, removed, swept, "told by istiod");
         if *swept > 0 {
             info!(?kind, swept, "what istiod does not have any more is dropped");
