@@ -91,6 +91,7 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
         ended: None,
         mesh,
         mesh_state: source.state.clone(),
+        istiod: source.told.clone(),
         readiness: admin.readiness.clone(),
         failures,
     };

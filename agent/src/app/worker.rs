@@ -148,6 +148,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         restarts: before.restarts,
         ended: before.ended,
         mesh_state: source.state.clone(),
+        istiod: source.told.clone(),
         mesh,
         readiness: admin.readiness.clone(),
         failures,

@@ -14,6 +14,7 @@ pub(super) fn certificate_status(held: Held, now: SystemTime) -> CertificateStat
         not_after: not_after.and_then(|moment| OffsetDateTime::from(moment).format(&Rfc3339).ok()),
         remaining_seconds: not_after.map(|moment| seconds_between(now, moment)),
         failure: held.failure,
+        ..CertificateStatus::default()
     }
 }
 

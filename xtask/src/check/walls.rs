@@ -81,7 +81,10 @@ const MAY_IMPORT: [(&str, &[&str]); 24] = [
     ("redirect", &[]),
     ("shards", &[]),
     ("start_code", &[]),
-    ("status", &["admin::Readiness", "mesh", "pods", "proxy"]),
+    (
+        "status",
+        &["admin::Readiness", "identity", "mesh", "pods", "proxy", "xds"],
+    ),
     // It is told what happens; it does not know how connections are made.
     (
         "telemetry",
