@@ -17,6 +17,7 @@ use crate::{
     admin::readiness,
     config::GatewayConfig,
     drain::drain,
+    identity::istiod_ca::Asks,
     parent::CUT_SHORT,
     proxy::gateway::{Gateway, GatewayParts},
     start_code,
@@ -63,11 +64,13 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
     let (mesh, mesh_state) = follow_mesh(&common).await?;
     admin.done_with_mesh(mesh_state.clone());
     let failures = failures(&telemetry);
+    let certificates = open_certificates(&common, Asks::ForItself, None)?;
+    let _own = certificates.want(&identity);
     let parts = GatewayParts {
         identity,
         network: common.network.as_str().into(),
         mesh: mesh.clone(),
-        certificates: open_certificates(&common)?,
+        certificates,
         tuning: common.tuning,
         telemetry,
     };

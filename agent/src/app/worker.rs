@@ -24,12 +24,15 @@ use tokio::{
 use super::{
     StartError,
     admin_ports::{AdminPorts, failures},
-    failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log, start_telemetry,
+    failed, follow_mesh,
+    kept_certificates::Kept,
+    open_certificates, raise_descriptor_limit, start_log, start_telemetry,
 };
 use crate::{
     admin::readiness,
     config::NodeConfig,
     control,
+    identity::istiod_ca::Asks,
     parent::keeper::Keeper,
     pods::{
         Registry,
@@ -93,7 +96,8 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     prepare_run_directory(&config.run_dir)?;
     let (mesh, mesh_state) = follow_mesh(&config.common).await?;
     admin.done_with_mesh(mesh_state.clone());
-    let certificates = open_certificates(&config.common)?;
+    let kept = Kept::take(&keeper, &mut held).map_err(failed("sharing the link to the parent process"))?;
+    let certificates = open_certificates(&config.common, Asks::ForPods, Some(kept))?;
 
     let node_netns = Netns::open(&config.node_netns).map_err(failed(
         "opening the node's network namespace (an agent that is in it may say --node-netns /proc/self/ns/net)",
@@ -119,7 +123,8 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         records: Records::open(&config.run_dir).map_err(failed("opening the records of pods"))?,
         keeper,
         mesh: mesh.clone(),
-        certificates,
+        certificates: certificates.clone(),
+        trust_domain: config.common.trust_domain.as_str().into(),
         network: Arc::clone(&network),
         tuning: config.common.tuning,
         shards: data,
@@ -130,6 +135,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     };
     drop(node_netns);
     let (registry, pods) = Registry::adopt(parts, stirrings, held).await;
+    certificates.keep_only_wanted();
     if registry.is_whole() {
         registry.remove_other_generations();
     }
