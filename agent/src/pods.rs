@@ -5,7 +5,7 @@
 //! agent what to take up again.
 
 pub mod ask;
-mod certificate_status;
+pub mod certificate_status;
 pub mod enrolled;
 pub mod pod_sockets;
 pub mod record;

@@ -9,10 +9,12 @@ mod text;
 use std::{
     fs,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
-use isthmus_wire::{Descriptors, Direction, Failure, MOST_TUNNELS, Status, Tunnel, WorkerEnd};
+use isthmus_wire::{
+    Descriptors, Direction, Failure, IdentityStatus, MOST_CERTIFICATES, MOST_TUNNELS, Status, Tunnel, WorkerEnd,
+};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{sync::watch, task::AbortHandle};
 
@@ -22,8 +24,9 @@ pub use self::{
 };
 use crate::{
     admin::Readiness,
+    identity::Certificates,
     mesh::{self, Mesh},
-    pods::{Pods, ask::Survey},
+    pods::{Pods, ask::Survey, certificate_status::certificate_status},
     proxy::{self, Gateway, TunnelInfo},
     xds::Told,
 };
@@ -47,6 +50,8 @@ pub struct Facts {
     pub mesh_state: watch::Receiver<String>,
     /// What the client of istiod says of itself; none when a mesh file is followed.
     pub istiod: Option<watch::Receiver<Told>>,
+    /// The certificates of this process.
+    pub certificates: Certificates,
     /// Whether the agent is ready.
     pub readiness: Readiness,
     /// The last connections that failed.
@@ -144,7 +149,7 @@ impl Desk {
             mesh_age_seconds: mesh_age.map(|age| age.as_secs()),
             istiod: istiod.as_ref().map(istiod::Istiod::status),
             mesh_size: mesh.sizes(),
-            certificates: Vec::new(),
+            certificates: identities(&facts.certificates),
             gateways: gateways::known(&mesh, |_| false),
             descriptors: Descriptors {
                 used: budget.used(),
@@ -190,6 +195,16 @@ async fn follow(mut mesh: Mesh, mut state: watch::Receiver<String>, times: Arc<M
             (times.said, said) = (now, says);
         }
     }
+}
+
+fn identities(certificates: &Certificates) -> Vec<IdentityStatus> {
+    let now = SystemTime::now();
+    let listed = certificates.list().into_iter().take(MOST_CERTIFICATES);
+    let status = listed.map(|(id, held)| IdentityStatus {
+        identity: id.to_string(),
+        certificate: certificate_status(held, now),
+    });
+    status.collect()
 }
 
 fn survey_gateway(gateway: &Gateway) -> Survey {

@@ -1,13 +1,13 @@
 //! What `/config_dump` is made of.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use serde_json::{Map, Value};
 
 use crate::{
     admin::{Collector, Writer},
     config::Config,
-    config_dump::Dump,
+    config_dump::{Credential, Dump},
     identity::Certificates,
     mesh::Mesh,
     pods::Pods,
@@ -39,13 +39,16 @@ impl Held {
         Arc::new(move || {
             let (held, pods) = (self.clone(), pods.clone());
             Box::pin(async move {
+                let now = SystemTime::now();
+                let certificates = held.certificates.list().into_iter();
+                let credentials = certificates.map(|(id, held)| Credential::of(id, held, now)).collect();
                 let dump = Dump {
                     pods: match &pods {
                         Some(pods) => pods.connections().await,
                         None => BTreeMap::new(),
                     },
                     mesh: held.mesh.current(),
-                    credentials: Vec::new(),
+                    credentials,
                     config: held.config,
                     istio_version: held.istio_version,
                 };

@@ -20,6 +20,7 @@ use crate::{
     config::GatewayConfig,
     config_dump,
     drain::drain,
+    identity::istiod_ca::Asks,
     parent::CUT_SHORT,
     proxy::gateway::{Gateway, GatewayParts},
     start_code,
@@ -68,13 +69,14 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
     admin.done_with_mesh(&source);
     let mesh = source.mesh.clone();
     let failures = failures(&telemetry);
-    let certificates = open_certificates(&common)?;
+    let certificates = open_certificates(&common, Asks::ForItself, None)?;
+    let _own = certificates.want(&identity);
     admin.dump(dump::Held::new(&common, told, &mesh, &certificates), None);
     let parts = GatewayParts {
         identity,
         network: common.network.as_str().into(),
         mesh: mesh.clone(),
-        certificates,
+        certificates: certificates.clone(),
         tuning: common.tuning,
         telemetry,
     };
@@ -92,6 +94,7 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
         mesh,
         mesh_state: source.state.clone(),
         istiod: source.told.clone(),
+        certificates,
         readiness: admin.readiness.clone(),
         failures,
     };

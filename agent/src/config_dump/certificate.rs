@@ -1,5 +1,7 @@
 //! Certificates as anybody may see them.
 
+use std::time::SystemTime;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls_pki_types::CertificateDer;
 use serde::{Serialize, Serializer};
@@ -7,7 +9,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 use super::Each;
-use crate::identity::SpiffeId;
+use crate::identity::{Held, SpiffeId};
 
 /// Characters in a line of PEM (RFC 7468 §2).
 const PEM_LINE: usize = 64;
@@ -34,6 +36,33 @@ pub enum Availability {
     Initializing,
     /// There is none, or it is over.
     Unavailable(String),
+}
+
+impl Credential {
+    /// What the cache holds of an identity, as of `now`.
+    pub fn of(identity: SpiffeId, held: Held, now: SystemTime) -> Self {
+        let Held {
+            certificate, failure, ..
+        } = held;
+        let is_valid = certificate
+            .as_ref()
+            .is_some_and(|certificate| (certificate.not_before()..=certificate.not_after()).contains(&now));
+        let availability = match failure {
+            _ if is_valid => Availability::Available,
+            Some(failure) => Availability::Unavailable(failure),
+            None if certificate.is_some() => Availability::Unavailable("it is not valid now".to_owned()),
+            None => Availability::Initializing,
+        };
+        let (chain, roots) = certificate.map_or_else(Default::default, |certificate| {
+            (certificate.chain().to_vec(), certificate.roots().to_vec())
+        });
+        Self {
+            identity,
+            availability,
+            chain,
+            roots,
+        }
+    }
 }
 
 pub(super) struct View<'a>(pub(super) &'a Credential);

@@ -268,8 +268,6 @@ pub struct CertificateStatus {
     pub not_after: Option<String>,
     /// How long it is still good, in seconds; negative when it is over.
     pub remaining_seconds: Option<i64>,
-    /// Why the last attempt to get one failed.
-    pub failure: Option<String>,
     /// Its first moment.
     #[serde(default)]
     pub not_before: Option<String>,
@@ -279,6 +277,8 @@ pub struct CertificateStatus {
     /// When the next one is asked for; none while that happens.
     #[serde(default)]
     pub next_attempt: Option<String>,
+    /// Why the last attempt to get one failed.
+    pub failure: Option<String>,
 }
 
 /// Connections that reached a pod without the mesh.

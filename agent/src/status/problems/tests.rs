@@ -217,7 +217,6 @@ fn plaintext_is_a_problem_only_where_policies_refuse_it_and_somebody_tried() {
 fn a_certificate_that_is_over_or_cannot_be_renewed_is_told() {
     let held = |status: &mut Status, remaining: Option<i64>, failure: Option<&str>| {
         pod(status).certificate = Some(CertificateStatus {
-            not_after: None,
             remaining_seconds: remaining,
             failure: failure.map(str::to_owned),
             ..CertificateStatus::default()
