@@ -199,7 +199,7 @@ impl Held {
                 let policy = decode::authorization(bytes)?;
                 let key = policy.key();
                 must_be_called(name, &key, "namespace and name")?;
-                self.changed |= self.builder.add_policy(policy);
+                self.changed |= self.builder.place_policy(policy);
                 self.note_policy(key, version);
             }
             Kind::Address => match decode::address(bytes)? {
@@ -275,7 +275,7 @@ impl Held {
                     };
                     tracing::warn!(name, "a stricter policy stands in for one that cannot be read");
                     let key = policy.key();
-                    self.changed |= self.builder.add_policy(policy);
+                    self.changed |= self.builder.place_policy(policy);
                     // Without a version, so that istiod sends it again.
                     self.note_policy(key, "");
                 }
