@@ -247,7 +247,7 @@ impl Client {
         requests: &Requests,
     ) -> Result<(), Ended> {
         responses.feed(chunk);
-        while let Some(event) = responses.next()? {
+        while let Some(event) = responses.event()? {
             if let Some(taken) = session.take(event, &mut self.parts.held)? {
                 if let Some(answer) = &taken.answer {
                     requests.send(answer)?;
