@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::{
+    agent::told_by,
     authority::spiffe,
     failure::{Because as _, Failure, Result},
     lab::{World, lock},
@@ -32,6 +33,7 @@ pub struct Gateway {
     name: String,
     network: Network,
     netns: Arc<Netns>,
+    inner: IpAddr,
     outer: IpAddr,
     world: Arc<World>,
     options: Options,
@@ -43,6 +45,7 @@ pub struct Gateway {
 struct Options {
     account: String,
     authority: Option<std::path::PathBuf>,
+    istiod: Option<Vec<(String, String)>>,
     drain_deadline: Duration,
 }
 
@@ -62,6 +65,7 @@ impl GatewayBuilder {
         let options = Options {
             account: name.to_owned(),
             authority: None,
+            istiod: None,
             drain_deadline: Duration::from_secs(1),
         };
         Self {
@@ -151,12 +155,23 @@ impl GatewayBuilder {
             name,
             network,
             netns,
+            inner: [10, net, 0, 200 + index].into(),
             outer,
             world,
             options,
             process: Mutex::new(None),
             log,
         })
+    }
+
+    /// As [`GatewayBuilder::stopped`]; istiod will tell it of the mesh and certify it, with this environment.
+    pub(crate) fn told_by(
+        self,
+        environment: impl FnOnce(&Arc<Netns>) -> Result<Vec<(String, String)>>,
+    ) -> Result<Gateway> {
+        let mut gateway = self.stopped()?;
+        gateway.options.istiod = Some(environment(&gateway.netns)?);
+        Ok(gateway)
     }
 
     /// Makes it and runs it.
@@ -203,11 +218,6 @@ impl Gateway {
     }
 
     fn command(&self) -> Command {
-        let authority = self
-            .options
-            .authority
-            .as_deref()
-            .unwrap_or_else(|| self.world.authority().dir());
         let mut command = self.netns.command("env");
         command
             .arg(self.world.binary())
@@ -221,12 +231,14 @@ impl Gateway {
                 "json",
             ])
             .args(["--identity", &format!("{NAMESPACE}/{}", self.options.account)])
-            .arg("--mesh")
-            .arg(self.world.mesh().path())
-            .arg("--embedded-ca")
-            .arg(authority)
             .arg("--drain-deadline")
             .arg(format!("{}ms", self.options.drain_deadline.as_millis()));
+        told_by(
+            &mut command,
+            &self.world,
+            self.options.istiod.as_deref(),
+            self.options.authority.as_deref(),
+        );
         command
     }
 
@@ -238,6 +250,11 @@ impl Gateway {
     /// Its namespace.
     pub fn netns(&self) -> &Arc<Netns> {
         &self.netns
+    }
+
+    /// Its address in its own network.
+    pub fn inner(&self) -> IpAddr {
+        self.inner
     }
 
     /// The address other networks dial.
