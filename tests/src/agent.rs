@@ -34,9 +34,6 @@ pub struct AgentOptions {
     pub drain_deadline: Duration,
     /// A directory for `--embedded-ca` other than the lab's.
     pub authority: Option<std::path::PathBuf>,
-    /// Its environment when istiod tells it everything and certifies it, in place of the lab's mesh file and CA
-    /// (see [`crate::Cluster::agent`]).
-    pub istiod: Option<Vec<(String, String)>>,
     /// More arguments.
     pub arguments: Vec<String>,
     /// More of its environment.
@@ -49,7 +46,6 @@ impl Default for AgentOptions {
             open_files: None,
             drain_deadline: Duration::from_secs(1),
             authority: None,
-            istiod: None,
             arguments: Vec::new(),
             environment: Vec::new(),
         }
@@ -105,9 +101,7 @@ impl Agent {
                 self.last_words()
             )));
         }
-        if self.options.istiod.is_none() {
-            self.world.agent_runs(node, &self.node.socket());
-        }
+        self.world.agent_runs(node, &self.node.socket());
         *lock(&self.process) = Some(process);
         Ok(())
     }
@@ -121,6 +115,11 @@ impl Agent {
         if let Some(limit) = self.options.open_files {
             command.arg(format!("--nofile={limit}:{limit}"));
         }
+        let authority = self
+            .options
+            .authority
+            .as_deref()
+            .unwrap_or_else(|| self.world.authority().dir());
         command
             .arg(self.world.binary())
             .args([
@@ -130,6 +129,10 @@ impl Agent {
                 "--network",
                 self.node.network().name(),
             ])
+            .arg("--mesh")
+            .arg(self.world.mesh().path())
+            .arg("--embedded-ca")
+            .arg(authority)
             .arg("--run-dir")
             .arg(self.node.run_dir())
             .arg("--bpffs")
@@ -140,12 +143,6 @@ impl Agent {
             .arg(format!("{}ms", self.options.drain_deadline.as_millis()))
             .args(&self.options.arguments)
             .envs(self.options.environment.iter().cloned());
-        told_by(
-            &mut command,
-            &self.world,
-            self.options.istiod.as_deref(),
-            self.options.authority.as_deref(),
-        );
         command
     }
 
@@ -279,24 +276,6 @@ impl Drop for Agent {
             eprintln!("lab: {failure}");
         }
     }
-}
-
-/// Names who tells a process of the mesh and certifies it: istiod, or else the lab's mesh file and an embedded CA.
-pub(crate) fn told_by(
-    command: &mut Command,
-    world: &World,
-    istiod: Option<&[(String, String)]>,
-    authority: Option<&std::path::Path>,
-) {
-    if let Some(environment) = istiod {
-        command.envs(environment.iter().cloned());
-        return;
-    }
-    command
-        .arg("--mesh")
-        .arg(world.mesh().path())
-        .arg("--embedded-ca")
-        .arg(authority.unwrap_or_else(|| world.authority().dir()));
 }
 
 fn kill_pid(pid: u32) -> Result {
