@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::{
-    agent::told_by,
+    agent::IstiodOptions,
     authority::spiffe,
     failure::{Because as _, Failure, Result},
     lab::{World, lock},
@@ -45,7 +45,7 @@ pub struct Gateway {
 struct Options {
     account: String,
     authority: Option<std::path::PathBuf>,
-    istiod: Option<Vec<(String, String)>>,
+    istiod: Option<IstiodOptions>,
     drain_deadline: Duration,
 }
 
@@ -164,13 +164,13 @@ impl GatewayBuilder {
         })
     }
 
-    /// As [`GatewayBuilder::stopped`]; istiod will tell it of the mesh and certify it, with this environment.
+    /// As [`GatewayBuilder::stopped`]; istiod tells it of the mesh and certifies it.
     pub(crate) fn told_by(
         self,
-        environment: impl FnOnce(&Arc<Netns>) -> Result<Vec<(String, String)>>,
+        options: impl FnOnce(&Arc<Netns>) -> Result<IstiodOptions>,
     ) -> Result<Gateway> {
         let mut gateway = self.stopped()?;
-        gateway.options.istiod = Some(environment(&gateway.netns)?);
+        gateway.options.istiod = Some(options(&gateway.netns)?);
         Ok(gateway)
     }
 
@@ -233,12 +233,16 @@ impl Gateway {
             .args(["--identity", &format!("{NAMESPACE}/{}", self.options.account)])
             .arg("--drain-deadline")
             .arg(format!("{}ms", self.options.drain_deadline.as_millis()));
-        told_by(
-            &mut command,
-            &self.world,
-            self.options.istiod.as_deref(),
-            self.options.authority.as_deref(),
-        );
+        if let Some(istiod) = &self.options.istiod {
+            command.envs(istiod.environment());
+            return command;
+        }
+        let authority = self.options.authority.as_deref();
+        command
+            .arg("--mesh")
+            .arg(self.world.mesh().path())
+            .arg("--embedded-ca")
+            .arg(authority.unwrap_or_else(|| self.world.authority().dir()));
         command
     }
 

@@ -14,6 +14,7 @@ use super::{
     roots::write,
 };
 use crate::{
+    agent::IstiodOptions,
     failure::{Because as _, Result},
     netns::Netns,
 };
@@ -28,7 +29,6 @@ pub struct Access {
     cluster: Cluster,
     pod: String,
     account: String,
-    node: Option<String>,
     token: PathBuf,
 }
 
@@ -66,7 +66,6 @@ impl Access {
             cluster: cluster.clone(),
             pod: pod.to_owned(),
             account: account.to_owned(),
-            node: node.map(str::to_owned),
             token: token.with_extension("token"),
         };
         access.renew()?;
@@ -105,31 +104,21 @@ impl Access {
         &self.cluster
     }
 
-    /// What its process finds in its environment, as the chart of ztunnel writes it.
-    pub fn environment(&self) -> Vec<(String, String)> {
-        let istiod = format!("https://{}", self.cluster.istiod_at());
-        let root = self.cluster.authority().root().display().to_string();
-        let mut pairs = vec![
-            ("XDS_ADDRESS", istiod.clone()),
-            ("CA_ADDRESS", istiod),
-            ("XDS_ROOT_CA", root.clone()),
-            ("CA_ROOT_CA", root),
-            ("ALT_XDS_HOSTNAME", ISTIOD.to_owned()),
-            ("ALT_CA_HOSTNAME", ISTIOD.to_owned()),
-            ("AUTH_TOKEN", self.token.display().to_string()),
-            ("ISTIO_META_CLUSTER_ID", self.cluster.name().to_owned()),
-            ("NETWORK", self.cluster.network().name().to_owned()),
-            ("POD_NAME", self.pod.clone()),
-            ("POD_NAMESPACE", SYSTEM.to_owned()),
-            ("SERVICE_ACCOUNT", self.account.clone()),
-        ];
-        if let Some(node) = &self.node {
-            pairs.push(("NODE_NAME", node.clone()));
+    /// What its process is told.
+    pub fn options(&self) -> IstiodOptions {
+        IstiodOptions {
+            address: format!("https://{}", self.cluster.istiod_at()),
+            ca_address: None,
+            signs: true,
+            roots: self.cluster.authority().root(),
+            other_name: Some(ISTIOD.to_owned()),
+            token: self.token.clone(),
+            cluster: self.cluster.name().to_owned(),
+            network: None,
+            namespace: SYSTEM.to_owned(),
+            pod: self.pod.clone(),
+            service_account: self.account.clone(),
         }
-        pairs
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect()
     }
 }
 

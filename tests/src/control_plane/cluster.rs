@@ -240,7 +240,7 @@ impl Cluster {
 
     /// As [`Cluster::agent`], with options. Waits until the agent holds what istiod tells.
     pub fn agent_with(&self, node: &Node, mut options: AgentOptions) -> Result<Agent> {
-        options.istiod = Some(self.access(node)?.environment());
+        options.istiod = Some(self.access(node)?.options());
         let agent = node.agent_with(options)?;
         within(SOON, &format!("istiod has told the agent of {}", node.name()), || {
             let [workloads, ..] = agent.status().ok()?.mesh_size;

@@ -32,7 +32,7 @@ impl EastWest {
         let lab = cluster.network().gateway(&title).pretending(&self.name);
         let lab = lab.told_by(|netns| {
             let access = Access::make(cluster, &title, &self.name, None, netns)?;
-            Ok(access.environment())
+            Ok(access.options())
         })?;
         self.tell(cluster, lab.inner(), lab.outer())?;
         Ok(lab)
