@@ -104,9 +104,13 @@ impl Builder {
         known
     }
 
-    /// Adds a policy, or replaces the one of the same namespace and name. Says whether that changed anything: of one that
-    /// is there already just as it is, nothing is touched.
-    pub fn add_policy(&mut self, policy: Policy) -> bool {
+    /// Adds a policy, or replaces the one of the same namespace and name.
+    pub fn add_policy(&mut self, policy: Policy) {
+        self.place_policy(policy);
+    }
+
+    /// The same; says whether that changed anything. One that is there already just as it is stays what it is.
+    pub fn place_policy(&mut self, policy: Policy) -> bool {
         let key = policy.key();
         if self.mesh.policy(&key).is_some_and(|held| **held == policy) {
             return false;

@@ -177,3 +177,6 @@ fn ip_families(message: proto::IpFamilies) -> IpFamilies {
         proto::IpFamilies::Dual => IpFamilies::Dual,
     }
 }
+
+#[cfg(test)]
+mod tests;

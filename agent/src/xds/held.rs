@@ -8,7 +8,7 @@ use isthmus_istio::discovery;
 use super::decode::{self, Entry, Mistake, service_key};
 use super::kind::{Kind, Rejected};
 use super::versions::Versions;
-use crate::mesh::{Builder, Draft, Publisher, Service};
+use crate::mesh::{Builder, Draft, Publisher, Service, Snapshot};
 
 /// Most workloads, services and policies: several times the largest mesh there is. Each takes memory here.
 const MOST: usize = 4_000_000;
@@ -28,7 +28,7 @@ pub struct Held {
 }
 
 /// Names and versions of all that is held. The names of workloads and services are those of the objects.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Names {
     /// By the builder's numbers.
     pub(super) workloads: Versions,
@@ -180,6 +180,15 @@ impl Held {
         self.builder.mesh().sizes()
     }
 
+    /// What is held, to be stored. It shares the objects with the mesh, and costs ten bytes a resource.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        Contents {
+            mesh: self.builder.build(),
+            told: self.told.clone(),
+        }
+    }
+
     /// Takes an encoded resource. `name` is what it must be called, where that was said.
     pub(super) fn take(&mut self, kind: Kind, name: Option<&str>, version: &str, bytes: &[u8]) -> Result<(), Mistake> {
         if self.sizes().iter().sum::<usize>() >= MOST {
@@ -190,7 +199,7 @@ impl Held {
                 let policy = decode::authorization(bytes)?;
                 let key = policy.key();
                 must_be_called(name, &key, "namespace and name")?;
-                self.changed |= self.builder.add_policy(policy);
+                self.changed |= self.builder.place_policy(policy);
                 self.note_policy(key, version);
             }
             Kind::Address => match decode::address(bytes)? {
@@ -206,6 +215,18 @@ impl Held {
             },
         }
         Ok(())
+    }
+
+    /// Everything that was stored has been taken.
+    pub(super) fn loaded(&mut self) {
+        Kind::ALL.into_iter().for_each(|kind| self.finish(kind));
+    }
+
+    /// Forgets everything without publishing that.
+    pub(super) fn forget_all(&mut self) {
+        self.builder = Builder::new();
+        self.told = Names::default();
+        self.changed = false;
     }
 
     fn take_workload(&mut self, draft: Draft, version: &str) {
@@ -254,7 +275,7 @@ impl Held {
                     };
                     tracing::warn!(name, "a stricter policy stands in for one that cannot be read");
                     let key = policy.key();
-                    self.changed |= self.builder.add_policy(policy);
+                    self.changed |= self.builder.place_policy(policy);
                     // Without a version, so that istiod sends it again.
                     self.note_policy(key, "");
                 }
@@ -291,11 +312,18 @@ impl Held {
         self.changed |= self.builder.remove_policy(name);
     }
 
-    pub(super) fn publish(&mut self) {
+    fn publish(&mut self) {
         if std::mem::take(&mut self.changed) {
             self.publisher.publish(self.builder.build());
         }
     }
+}
+
+/// What was held at one moment, and in which versions.
+#[derive(Debug, Clone)]
+pub struct Contents {
+    pub(super) mesh: Snapshot,
+    pub(super) told: Names,
 }
 
 /// Names and versions that fit into a request.

@@ -119,7 +119,7 @@ mod field {
 const PREFIX_BYTES: usize = 5;
 
 impl Responses {
-    /// More bytes, to be had as events from [`next`](Self::next).
+    /// More bytes, to be had as events from [`event`](Self::event).
     pub fn feed(&mut self, chunk: Bytes) {
         if self.chunk.is_empty() {
             self.chunk = chunk;
@@ -134,7 +134,7 @@ impl Responses {
     ///
     /// # Errors
     /// When the bytes are no responses. There is no way on from there.
-    pub fn next(&mut self) -> Result<Option<Event>, Garbage> {
+    pub fn event(&mut self) -> Result<Option<Event>, Garbage> {
         loop {
             let moved = match &self.step {
                 Step::Key(number) if self.left == 0 && number.bytes == 0 => return Ok(Some(self.end())),

@@ -173,7 +173,7 @@ mod tests {
         assert!(versions.is_fresh(0) && !versions.is_fresh(1));
         versions.settle();
         assert!(!versions.is_fresh(0));
-        assert_eq!(versions.unseen(), []);
+        assert!(versions.unseen().is_empty());
         versions.unsee();
         assert_eq!(versions.unseen(), [0, 2]);
         versions.see(0);

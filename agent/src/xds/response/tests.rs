@@ -38,7 +38,7 @@ fn parse<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Event>, G
     let mut events = Vec::new();
     for chunk in chunks {
         responses.feed(Bytes::copy_from_slice(chunk));
-        while let Some(event) = responses.next()? {
+        while let Some(event) = responses.event()? {
             events.push(event);
         }
     }
@@ -116,7 +116,7 @@ fn bytes_that_were_not_taken_yet_are_not_lost_by_more() {
         responses.feed(Bytes::copy_from_slice(chunk));
     }
     let mut events = Vec::new();
-    while let Some(event) = responses.next().unwrap() {
+    while let Some(event) = responses.event().unwrap() {
         events.push(event);
     }
     assert_eq!(events, parse([&*bytes]).unwrap());
@@ -161,7 +161,7 @@ fn what_is_too_large_is_passed_over_without_being_held() {
     let mut events = Vec::new();
     for chunk in bytes.chunks(1 << 14) {
         responses.feed(Bytes::copy_from_slice(chunk));
-        while let Some(event) = responses.next().unwrap() {
+        while let Some(event) = responses.event().unwrap() {
             events.push(event);
         }
         assert!(!matches!(&responses.step, Step::Collect { begun, .. } if begun.len() > 1 << 15));
