@@ -26,6 +26,7 @@ mod probe;
 mod programs;
 mod roots;
 mod service;
+pub mod t1;
 
 pub use access::Access;
 pub use api::Api;
@@ -35,3 +36,4 @@ pub use pod::ClusterPodBuilder;
 pub use probe::Told;
 pub use roots::{Intermediate, Roots};
 pub use service::ClusterServiceBuilder;
+pub use t1::{Second, T1, split_horizon};

@@ -165,10 +165,7 @@ impl GatewayBuilder {
     }
 
     /// As [`GatewayBuilder::stopped`]; istiod tells it of the mesh and certifies it.
-    pub(crate) fn told_by(
-        self,
-        options: impl FnOnce(&Arc<Netns>) -> Result<IstiodOptions>,
-    ) -> Result<Gateway> {
+    pub(crate) fn told_by(self, options: impl FnOnce(&Arc<Netns>) -> Result<IstiodOptions>) -> Result<Gateway> {
         let mut gateway = self.stopped()?;
         gateway.options.istiod = Some(options(&gateway.netns)?);
         Ok(gateway)

@@ -100,7 +100,7 @@ impl Api {
             if let Some(answer) = event.get("object").and_then(&holds) {
                 return Ok(answer);
             }
-            last = line;
+            last = event.pointer("/object/status").unwrap_or(&event).to_string();
         }
         Err(Failure::new(format!(
             "not within {:?} of {bound:?}: what was awaited of {name}; last it was {last}",
@@ -127,13 +127,7 @@ impl Api {
         Err(Failure::new(format!("{method} {path}: {}: {said}", response.status())))
     }
 
-    fn send(
-        &self,
-        method: &str,
-        path: &str,
-        body: Option<(&str, String)>,
-        bound: Duration,
-    ) -> Result<Response<Body>> {
+    fn send(&self, method: &str, path: &str, body: Option<(&str, String)>, bound: Duration) -> Result<Response<Body>> {
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base))

@@ -250,6 +250,20 @@ impl Cluster {
         Ok(agent)
     }
 
+    /// Waits until an agent holds as many workloads, services and policies as istiod tells.
+    ///
+    /// A change that leaves all numbers alone must be waited for by its effect.
+    pub fn settled(&self, agent: &Agent) -> Result {
+        let mut seen = ([0; 3], [0; 3]);
+        let settled = within(SOON, "the agent holds what istiod tells", || {
+            let told = self.told().ok()?;
+            let told = [told.workloads.len(), told.services.len(), told.policies.len()];
+            seen = (told, agent.status().ok()?.mesh_size);
+            (seen.0 == seen.1).then_some(())
+        });
+        settled.because(format!("told and held last: {seen:?}"))
+    }
+
     /// The cluster's east-west gateway: its namespace, its objects, and `isthmus gateway` in it.
     pub fn gateway(&self) -> Result<Gateway> {
         let gateway = self.stopped_gateway()?;

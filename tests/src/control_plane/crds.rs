@@ -15,7 +15,9 @@ pub(super) fn define(api: &Api) -> Result {
     for file in FILES {
         let path = built(file)?;
         let text = fs::read_to_string(&path).because(format!("reading {}", path.display()))?;
-        let documents = text.split("\n---").filter(|document| document.contains("kind: CustomResourceDefinition"));
+        let documents = text
+            .split("\n---")
+            .filter(|document| document.contains("kind: CustomResourceDefinition"));
         let mut count = 0;
         for document in documents {
             let name = name_of(document).because(format!("the name of a definition in {}", path.display()))?;

@@ -16,12 +16,23 @@ const SOON: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct EastWest {
     name: String,
+    tunnels: bool,
 }
 
 impl EastWest {
     /// A gateway whose object and service account have this name.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned() }
+        Self {
+            name: name.to_owned(),
+            tunnels: true,
+        }
+    }
+
+    /// It has no HBONE listener, only one that passes TLS on to istiod.
+    #[must_use]
+    pub fn without_hbone(mut self) -> Self {
+        self.tunnels = false;
+        self
     }
 
     /// Makes the machine between the network and the internet, tells the cluster of it, and waits until istiod has taken up
@@ -44,7 +55,7 @@ impl EastWest {
             .service(&self.name)
             .namespace(SYSTEM)
             .label("topology.istio.io/network", cluster.network().name())
-            .port(15008, 15008)
+            .port(if self.tunnels { 15008 } else { 15012 }, 15008)
             .endpoint_at(inner)
             .load_balancer(outer)
             .add()?;
@@ -76,15 +87,22 @@ impl EastWest {
                     "type": "Hostname",
                     "value": format!("{}.{SYSTEM}.svc.cluster.local", self.name),
                 }],
-                "listeners": [{
-                    "name": "mesh",
-                    "port": 15008,
-                    "protocol": "HBONE",
-                    "tls": {
-                        "mode": "Terminate",
-                        "options": { "gateway.istio.io/tls-terminate-mode": "ISTIO_MUTUAL" },
-                    },
-                }],
+                "listeners": [self.listener()],
+            },
+        })
+    }
+
+    fn listener(&self) -> Value {
+        if !self.tunnels {
+            return json!({ "name": "istiod", "port": 15012, "protocol": "TLS", "tls": { "mode": "Passthrough" } });
+        }
+        json!({
+            "name": "mesh",
+            "port": 15008,
+            "protocol": "HBONE",
+            "tls": {
+                "mode": "Terminate",
+                "options": { "gateway.istio.io/tls-terminate-mode": "ISTIO_MUTUAL" },
             },
         })
     }

@@ -113,7 +113,13 @@ impl Istiod {
             .command(&built("pilot-discovery")?.display().to_string());
         let local = |port| format!("127.0.0.1:{port}");
         command
-            .args(["discovery", "--domain", "cluster.local", "--log_output_level", "default:info"])
+            .args([
+                "discovery",
+                "--domain",
+                "cluster.local",
+                "--log_output_level",
+                "default:info",
+            ])
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .arg("--meshConfig")

@@ -4,9 +4,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use isthmus_istio::{
     ADDRESS, AUTHORIZATION,
-    discovery::{
-        DeltaDiscoveryRequest, Node, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
-    },
+    discovery::{DeltaDiscoveryRequest, Node, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient},
     security::Authorization,
     workload::{Address, Service, Workload, address},
 };

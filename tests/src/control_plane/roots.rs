@@ -105,10 +105,7 @@ impl Intermediate {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(identity.try_into()?)];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let leaf = params.signed_by(&key, &self.issuer)?.pem();
         let above = fs::read_to_string(self.dir.join("ca-cert.pem"))?;
         let [chain, key_file] = ["cert-chain.pem", "key.pem"].map(|name| out.join(name));

@@ -116,9 +116,12 @@ impl ClusterServiceBuilder {
         let api = self.cluster.api();
         api.apply(&self.object())?;
         if let Some(ip) = self.balancer {
-            let mut status = self.head("v1", "Service", &self.name);
-            status["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": ip }] } });
-            api.apply_status(&status)?;
+            api.apply_status(&json!({
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": { "name": self.name, "namespace": self.namespace },
+                "status": { "loadBalancer": { "ingress": [{ "ip": ip }] } },
+            }))?;
         }
         for v6 in [false, true] {
             let ips: Vec<_> = self.endpoints.iter().filter(|ip| ip.is_ipv6() == v6).collect();
@@ -135,29 +138,37 @@ impl ClusterServiceBuilder {
             .iter()
             .map(|(port, target)| json!({ "name": format!("tcp-{port}"), "port": port, "targetPort": target }))
             .collect();
-        let mut spec = json!({ "ports": ports });
-        let families: Vec<&str> = self
-            .vips
-            .iter()
-            .map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" })
-            .collect();
-        if !families.is_empty() {
-            spec["clusterIP"] = json!(self.vips.first());
-            spec["clusterIPs"] = json!(self.vips);
-            spec["ipFamilyPolicy"] = json!(if families.len() > 1 { "RequireDualStack" } else { "SingleStack" });
-            spec["ipFamilies"] = json!(families);
+        let mut spec = Map::from_iter([("ports".to_owned(), Value::from(ports))]);
+        let mut set = |name: &str, value: Value| drop(spec.insert(name.to_owned(), value));
+        if !self.vips.is_empty() {
+            let families = self.vips.iter().map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" });
+            set("clusterIP", json!(self.vips.first()));
+            set("clusterIPs", json!(self.vips));
+            set("ipFamilies", json!(families.collect::<Vec<_>>()));
+            let both = if self.vips.len() > 1 {
+                "RequireDualStack"
+            } else {
+                "SingleStack"
+            };
+            set("ipFamilyPolicy", both.into());
         }
         if !self.selector.is_empty() {
-            spec["selector"] = Value::Object(self.selector.clone());
+            set("selector", self.selector.clone().into());
         }
         if self.balancer.is_some() {
-            spec["type"] = "LoadBalancer".into();
+            set("type", "LoadBalancer".into());
         }
-        let mut object = self.head("v1", "Service", &self.name);
-        object["metadata"]["labels"] = Value::Object(self.labels.clone());
-        object["metadata"]["annotations"] = Value::Object(self.annotations.clone());
-        object["spec"] = spec;
-        object
+        json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {
+                "name": self.name,
+                "namespace": self.namespace,
+                "labels": self.labels,
+                "annotations": self.annotations,
+            },
+            "spec": spec,
+        })
     }
 
     fn slice(&self, ips: &[&IpAddr], v6: bool) -> Value {
@@ -175,19 +186,17 @@ impl ClusterServiceBuilder {
             .iter()
             .map(|(port, target)| json!({ "name": format!("tcp-{port}"), "port": target, "protocol": "TCP" }))
             .collect();
-        let mut slice = self.head("discovery.k8s.io/v1", "EndpointSlice", &name);
-        slice["metadata"]["labels"] = json!({ "kubernetes.io/service-name": self.name });
-        slice["addressType"] = family.into();
-        slice["endpoints"] = endpoints.into();
-        slice["ports"] = ports.into();
-        slice
-    }
-
-    fn head(&self, version: &str, kind: &str, name: &str) -> Value {
         json!({
-            "apiVersion": version,
-            "kind": kind,
-            "metadata": { "name": name, "namespace": self.namespace },
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": name,
+                "namespace": self.namespace,
+                "labels": { "kubernetes.io/service-name": self.name },
+            },
+            "addressType": family,
+            "endpoints": endpoints,
+            "ports": ports,
         })
     }
 }
