@@ -23,6 +23,10 @@ use crate::{
     wait::within,
 };
 
+mod istiod;
+
+pub use istiod::IstiodOptions;
+
 const READY: Duration = Duration::from_secs(15);
 
 /// How an agent is started.
@@ -34,6 +38,9 @@ pub struct AgentOptions {
     pub drain_deadline: Duration,
     /// A directory for `--embedded-ca` other than the lab's.
     pub authority: Option<std::path::PathBuf>,
+    /// A control plane, instead of the lab's mesh file and authority. [`Lab::publish`](crate::Lab::publish) does not wait
+    /// for such an agent.
+    pub istiod: Option<IstiodOptions>,
     /// More arguments.
     pub arguments: Vec<String>,
     /// More of its environment.
@@ -46,6 +53,7 @@ impl Default for AgentOptions {
             open_files: None,
             drain_deadline: Duration::from_secs(1),
             authority: None,
+            istiod: None,
             arguments: Vec::new(),
             environment: Vec::new(),
         }
@@ -101,7 +109,9 @@ impl Agent {
                 self.last_words()
             )));
         }
-        self.world.agent_runs(node, &self.node.socket());
+        if self.options.istiod.is_none() {
+            self.world.agent_runs(node, &self.node.socket());
+        }
         *lock(&self.process) = Some(process);
         Ok(())
     }
@@ -115,24 +125,11 @@ impl Agent {
         if let Some(limit) = self.options.open_files {
             command.arg(format!("--nofile={limit}:{limit}"));
         }
-        let authority = self
-            .options
-            .authority
-            .as_deref()
-            .unwrap_or_else(|| self.world.authority().dir());
         command
             .arg(self.world.binary())
-            .args([
-                "run",
-                "--node",
-                self.node.name(),
-                "--network",
-                self.node.network().name(),
-            ])
-            .arg("--mesh")
-            .arg(self.world.mesh().path())
-            .arg("--embedded-ca")
-            .arg(authority)
+            .args(["run", "--node", self.node.name()]);
+        self.tell_sources(&mut command);
+        command
             .arg("--run-dir")
             .arg(self.node.run_dir())
             .arg("--bpffs")
@@ -144,6 +141,22 @@ impl Agent {
             .args(&self.options.arguments)
             .envs(self.options.environment.iter().cloned());
         command
+    }
+
+    /// Who tells it of the mesh, and who signs its certificates.
+    fn tell_sources(&self, command: &mut Command) {
+        let istiod = self.options.istiod.as_ref();
+        let network = istiod.and_then(|istiod| istiod.network.as_deref());
+        command.args(["--network", network.unwrap_or_else(|| self.node.network().name())]);
+        match istiod {
+            Some(istiod) => command.envs(istiod.environment()),
+            None => command.arg("--mesh").arg(self.world.mesh().path()),
+        };
+        if istiod.is_none_or(|istiod| !istiod.signs) {
+            let authority = self.options.authority.as_deref();
+            let authority = authority.unwrap_or_else(|| self.world.authority().dir());
+            command.arg("--embedded-ca").arg(authority);
+        }
     }
 
     /// What it holds now.
