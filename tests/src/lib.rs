@@ -28,6 +28,7 @@ pub mod node;
 pub mod pod;
 pub mod process;
 pub mod scene;
+pub mod scripted_istiod;
 pub mod sweep;
 pub mod wait;
 
@@ -42,4 +43,5 @@ pub use network::Network;
 pub use node::Node;
 pub use pod::Pod;
 pub use process::Process;
+pub use scripted_istiod::ScriptedIstiod;
 pub use wait::within;
