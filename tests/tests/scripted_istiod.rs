@@ -62,7 +62,11 @@ impl Scene {
     /// Runs a client on the node.
     fn on_the_node<F: Future<Output = Result>>(&self, client: impl FnOnce() -> F + Send) -> Result {
         self.netns.enter(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            // Its threads are in the namespace too, and go on while this one waits for what the server sees.
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()?;
             runtime.block_on(client())
         })?
     }
@@ -267,7 +271,8 @@ fn it_refuses_delays_stays_silent_and_talks_nonsense_as_it_is_told() -> Result {
                     Ok(client) => client,
                     Err(failure) => return Ok(Err(failure.to_string())),
                 };
-                client.ask(Kind::Address, &[]).await?;
+                // Who is answered nonsense at once may ask nothing more.
+                let _asked = client.ask(Kind::Address, &[]).await;
                 let begin = Instant::now();
                 Ok::<_, isthmus_tests::Failure>(
                     match timeout(Duration::from_secs(1), client.responses.message()).await {
