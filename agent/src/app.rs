@@ -2,19 +2,18 @@
 
 mod admin_ports;
 mod gateway;
+mod mesh_source;
 mod worker;
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::sync::watch;
 
 pub use self::{gateway::gateway, worker::worker};
 pub use crate::pods::registry::chain;
 use crate::{
     config::{Config, Log},
     identity::{Certificates, embedded_ca::EmbeddedCa},
-    mesh::{self, Mesh, Snapshot},
     proxy,
     telemetry::{
         self, Telemetry,
@@ -74,24 +73,6 @@ fn start_telemetry(log: &LogHandle, config: &Config, node: &str) -> Result<Arc<T
         telemetry.export_spans(spans);
     }
     Ok(telemetry)
-}
-
-/// Serves from the file as it is now, if it loads, and follows it from here on.
-async fn follow_mesh(config: &Config) -> Result<(Mesh, watch::Receiver<String>), StartError> {
-    let (publisher, mesh) = Mesh::new(Snapshot::empty());
-    let (state, mut told) = watch::channel(String::new());
-    let Some(file) = config.mesh.clone() else {
-        return Err(failed("learning of the mesh")(
-            "istiod is not asked yet; say --mesh FILE",
-        ));
-    };
-    tokio::spawn(mesh::watch::follow(file.clone(), publisher, state));
-    // Pods are taken up with the policies that hold for them, or refused plaintext while the file cannot be read.
-    let first = tokio::time::timeout(Duration::from_secs(10), told.changed()).await;
-    if !matches!(first, Ok(Ok(()))) {
-        tracing::warn!(file = %file.display(), "the mesh file takes long to load; serving without it");
-    }
-    Ok((mesh, told))
 }
 
 fn open_certificates(config: &Config) -> Result<Certificates, StartError> {

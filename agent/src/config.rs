@@ -57,6 +57,9 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
+/// Name of the file in an agent's directory in which what istiod told is kept.
+const MESH_SNAPSHOT: &str = "mesh.snapshot";
+
 /// What a serving command is asked to do.
 #[derive(Clone, Debug)]
 pub enum Order<C> {
@@ -79,6 +82,8 @@ pub struct Config {
     pub cluster_domain: String,
     /// The mesh file; without one, istiod tells of the mesh.
     pub mesh: Option<PathBuf>,
+    /// File in which what istiod told is kept.
+    pub mesh_snapshot: Option<PathBuf>,
     /// Directory of the embedded CA; without one, istiod's CA signs.
     pub embedded_ca: Option<PathBuf>,
     /// How long certificates are asked for.
@@ -183,10 +188,11 @@ impl NodeConfig {
             let why = "it names a directory, so it must have no slash and not begin with a dot";
             reader.contradiction("node", why.to_owned());
         }
-        let common = Config::read(&mut reader);
+        let run_dir = reader.path("run-dir");
+        let common = Config::read(&mut reader, Some(run_dir.join(MESH_SNAPSHOT)));
         let config = Self {
             node,
-            run_dir: reader.path("run-dir"),
+            run_dir,
             bpffs: reader.path("bpffs"),
             cgroup: reader.optional_path("cgroup"),
             node_netns: reader.path("node-netns"),
@@ -225,7 +231,7 @@ impl GatewayConfig {
         if asked.help {
             return Ok(Order::Say(help(Verb::Gateway)));
         }
-        let common = Config::read(&mut reader);
+        let common = Config::read(&mut reader, None);
         reader.must_be_given(
             "identity",
             "the identity of the gateway is needed, as NAMESPACE/SERVICE-ACCOUNT",
@@ -298,7 +304,7 @@ fn finish<C>(reader: Reader, asked: Asked, config: impl FnOnce(Vec<Note>, Printe
 
 impl Config {
     /// Notes and what is printed are filled in when all is read.
-    fn read(reader: &mut Reader) -> Self {
+    fn read(reader: &mut Reader, mesh_snapshot: Option<PathBuf>) -> Self {
         let istiod = Istiod::read(reader);
         let mesh = reader.optional_path("mesh");
         if mesh.is_none() && istiod.xds_address.is_none() {
@@ -316,6 +322,11 @@ impl Config {
             cluster_id: reader.text("cluster-id"),
             cluster_domain: reader.text("cluster-domain"),
             mesh,
+            mesh_snapshot: match reader.optional_text("mesh-snapshot").as_deref() {
+                None | Some("") => mesh_snapshot,
+                Some("off") => None,
+                Some(path) => Some(path.into()),
+            },
             embedded_ca,
             secret_ttl: reader.duration("secret-ttl"),
             post_quantum_only: reader.one_of("compliance-policy") == "pqc",

@@ -19,6 +19,7 @@
 //! | [`hbone`] | CONNECT over HTTP/2 over mTLS |
 //! | [`tls`] | TLS configurations and the check of a peer's identity |
 //! | [`istiod`] | reaching istiod: TLS, roots, token, headers |
+//! | [`xds`] | the mesh as istiod tells it |
 //! | [`identity`] | SPIFFE IDs, certificates and where they come from |
 //! | [`mesh`] | workloads, services, policies, gateways; pure decisions on them |
 //! | [`telemetry`] | metrics, log lines, recent failures, spans |
@@ -47,3 +48,4 @@ pub mod start_code;
 pub mod status;
 pub mod telemetry;
 pub mod tls;
+pub mod xds;

@@ -80,7 +80,7 @@ mod fixture;
 
 pub use address::{GatewayAddress, GatewayDestination, NetworkAddress, ServiceKey};
 pub use authority::Authority;
-pub use builder::Builder;
+pub use builder::{Builder, Placed};
 pub use draft::Draft;
 pub use policy::Policy;
 pub use service::Service;

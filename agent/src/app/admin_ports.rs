@@ -3,9 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use isthmus_wire::{Direction, Failure};
-use tokio::{runtime::Handle, sync::watch};
+use tokio::runtime::Handle;
 
-use super::{StartError, failed};
+use super::{StartError, failed, mesh_source::MeshSource};
 use crate::{
     admin::{self, Logging, Metrics, Ports, Readiness, Sources, State},
     config, mesh,
@@ -63,8 +63,11 @@ impl AdminPorts {
     }
 
     /// The first good mesh makes it ready, whenever it comes.
-    pub(super) fn done_with_mesh(&self, mut state: watch::Receiver<String>) {
-        let readiness = self.readiness.clone();
+    pub(super) fn done_with_mesh(&self, source: &MeshSource) {
+        if source.is_served {
+            return self.done(admin::readiness::MESH);
+        }
+        let (readiness, mut state) = (self.readiness.clone(), source.state.clone());
         tokio::spawn(async move {
             if state.wait_for(|said| said == mesh::watch::GOOD).await.is_ok() {
                 readiness.done(admin::readiness::MESH);

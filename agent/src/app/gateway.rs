@@ -11,7 +11,9 @@ use tokio::{
 use super::{
     StartError,
     admin_ports::{AdminPorts, failures},
-    failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log, start_telemetry,
+    failed,
+    mesh_source::MeshSource,
+    open_certificates, raise_descriptor_limit, start_log, start_telemetry,
 };
 use crate::{
     admin::readiness,
@@ -60,8 +62,9 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
     let telemetry = start_telemetry(log, &common, "")?;
     let pending = [readiness::MESH, readiness::PROXY];
     let admin = AdminPorts::open(common.ports, log, &telemetry, &pending).await?;
-    let (mesh, mesh_state) = follow_mesh(&common).await?;
-    admin.done_with_mesh(mesh_state.clone());
+    let source = MeshSource::follow(&common, "", &telemetry).await?;
+    admin.done_with_mesh(&source);
+    let mesh = source.mesh.clone();
     let failures = failures(&telemetry);
     let parts = GatewayParts {
         identity,
@@ -83,7 +86,7 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
         restarts: 0,
         ended: None,
         mesh,
-        mesh_state,
+        mesh_state: source.state.clone(),
         readiness: admin.readiness.clone(),
         failures,
     };
@@ -105,6 +108,7 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
     tokio::select! {
         served = &mut serving => {
             served.map_err(failed("draining"))?;
+            source.end().await;
             tracing::info!("drained");
             Ok(ExitCode::SUCCESS)
         }

@@ -24,7 +24,9 @@ use tokio::{
 use super::{
     StartError,
     admin_ports::{AdminPorts, failures},
-    failed, follow_mesh, open_certificates, raise_descriptor_limit, start_log, start_telemetry,
+    failed,
+    mesh_source::MeshSource,
+    open_certificates, raise_descriptor_limit, start_log, start_telemetry,
 };
 use crate::{
     admin::readiness,
@@ -91,8 +93,9 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     let (keeper, mut held) =
         Keeper::greet().map_err(failed("talking to the parent process; `isthmus run` starts workers"))?;
     prepare_run_directory(&config.run_dir)?;
-    let (mesh, mesh_state) = follow_mesh(&config.common).await?;
-    admin.done_with_mesh(mesh_state.clone());
+    let source = MeshSource::follow(&config.common, &config.node, &telemetry).await?;
+    admin.done_with_mesh(&source);
+    let mesh = source.mesh.clone();
     let certificates = open_certificates(&config.common)?;
 
     let node_netns = Netns::open(&config.node_netns).map_err(failed(
@@ -139,7 +142,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         network: network.to_string(),
         restarts: before.restarts,
         ended: before.ended,
-        mesh_state,
+        mesh_state: source.state.clone(),
         mesh,
         readiness: admin.readiness.clone(),
         failures,
@@ -164,6 +167,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     control.abort();
     pods.drain(deadline).await;
     registry.abort();
+    source.end().await;
     tracing::info!("drained");
     Ok(())
 }

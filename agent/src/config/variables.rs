@@ -181,6 +181,7 @@ pub const VARIABLES: &[Variable] = &[
         Ignored("pods are always served inside their own network namespaces"),
     ),
     // Only Isthmus has these.
+    row("ISTHMUS_MESH_SNAPSHOT", Sets("mesh-snapshot")),
     row("ISTHMUS_EMBEDDED_CA", Sets("embedded-ca")),
     row("ISTHMUS_RUN_DIR", Sets("run-dir")),
     row("ISTHMUS_BPFFS", Sets("bpffs")),

@@ -26,6 +26,15 @@ pub struct Builder {
     interner: Interner,
 }
 
+/// Where an object came to stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// Its number among its like, until it is forgotten; then another may have it.
+    pub slot: u32,
+    /// It is not what stood there before.
+    pub changed: bool,
+}
+
 /// What a builder held at one moment.
 #[derive(Debug, Clone)]
 pub(super) struct Checkpoint {
@@ -47,18 +56,25 @@ impl Builder {
 
     /// Forgets a workload. Says whether there was one.
     pub fn remove_workload(&mut self, uid: &str) -> bool {
-        let Some((slot, _)) = self.mesh.workload_slot(uid.into()) else {
-            return false;
-        };
-        self.remove_slot(slot);
-        true
+        let slot = self.workload_slot(uid);
+        slot.is_some_and(|slot| self.remove_workload_at(slot))
     }
 
     /// Adds a service, or replaces the one of the same namespace and host name.
     pub fn add_service(&mut self, service: Service) {
-        let service = Arc::new(self.interner.service(service));
+        self.place_service(service);
+    }
+
+    /// Adds or replaces a service and gives its number. One that is there already just as it is stays what it is.
+    pub fn place_service(&mut self, service: Service) -> Placed {
+        let service = self.interner.service(service);
         let key = self.interner.key(&service.key);
         let slot = self.served(&key);
+        let held = self.mesh.services.get(slot).and_then(|served| served.service.as_ref());
+        if held.is_some_and(|held| **held == service) {
+            return Placed { slot, changed: false };
+        }
+        let service = Arc::new(service);
         self.withdraw_service(slot);
         let mesh = &mut self.mesh;
         if let Some(served) = mesh.services.change(slot) {
@@ -72,13 +88,17 @@ impl Builder {
         }
         add_ranges(&mut mesh.ranges, &service);
         self.interner.tidy();
+        Placed { slot, changed: true }
     }
 
     /// Forgets a service. Says whether there was one.
     pub fn remove_service(&mut self, key: &ServiceKey) -> bool {
-        let Some((slot, _)) = self.mesh.service_slot(&key.namespace, &key.hostname) else {
-            return false;
-        };
+        let slot = self.service_slot(key);
+        slot.is_some_and(|slot| self.remove_service_at(slot))
+    }
+
+    /// Forgets the service of a number. Says whether there was one.
+    pub fn remove_service_at(&mut self, slot: u32) -> bool {
         let known = self.withdraw_service(slot);
         self.drop_if_unused(slot);
         known
@@ -86,9 +106,18 @@ impl Builder {
 
     /// Adds a policy, or replaces the one of the same namespace and name.
     pub fn add_policy(&mut self, policy: Policy) {
+        self.place_policy(policy);
+    }
+
+    /// The same; says whether that changed anything. One that is there already just as it is stays what it is.
+    pub fn place_policy(&mut self, policy: Policy) -> bool {
         let key = policy.key();
+        if self.mesh.policy(&key).is_some_and(|held| **held == policy) {
+            return false;
+        }
         self.remove_policy(&key);
         Arc::make_mut(&mut self.mesh.policies).add(key, policy);
+        true
     }
 
     /// Forgets a policy by its key `NAMESPACE/NAME`. Says whether there was one.
@@ -108,34 +137,51 @@ impl Builder {
     }
 
     /// What is there, to be looked at.
-    pub(super) fn mesh(&self) -> &Snapshot {
+    pub fn mesh(&self) -> &Snapshot {
         &self.mesh
     }
 
+    /// The number of a workload.
+    pub fn workload_slot(&self, uid: &str) -> Option<u32> {
+        Some(self.mesh.workload_slot(uid.into())?.0)
+    }
+
+    /// The number of a service, which may be known by its endpoints alone.
+    pub fn service_slot(&self, key: &ServiceKey) -> Option<u32> {
+        Some(self.mesh.service_slot(&key.namespace, &key.hostname)?.0)
+    }
+
+    /// Forgets the workload of a number. Says whether there was one.
+    pub fn remove_workload_at(&mut self, slot: u32) -> bool {
+        let held = self.mesh.workloads.get(slot).is_some();
+        self.remove_slot(slot);
+        held
+    }
+
     /// Adds or replaces a workload and gives its number. One that is there already just as it is stays what it is.
-    pub(super) fn place_workload(&mut self, draft: Draft) -> u32 {
+    pub fn place_workload(&mut self, draft: Draft) -> Placed {
         let workload = self.interner.workload(draft);
         let held = self.mesh.workload_slot(workload.uid());
-        let slot = match held.map(|(slot, held)| (slot, Arc::clone(held))) {
+        let (slot, changed) = match held.map(|(slot, held)| (slot, Arc::clone(held))) {
             None => {
                 let slot = self.workload_slots.take();
                 self.put(slot, Arc::new(workload));
                 self.mesh.workload_count += 1;
-                slot
+                (slot, true)
             }
-            Some((slot, held)) if *held == workload => slot,
+            Some((slot, held)) if *held == workload => (slot, false),
             Some((slot, held)) if same_place(&held, &workload) => {
                 self.mesh.workloads.put(slot, Some(Arc::new(workload)));
-                slot
+                (slot, true)
             }
             Some((slot, held)) => {
                 self.take_out(slot, &held);
                 self.put(slot, Arc::new(workload));
-                slot
+                (slot, true)
             }
         };
         self.interner.tidy();
-        slot
+        Placed { slot, changed }
     }
 
     /// Forgets all workloads but those for whose number `stays` holds, and all services for whose key it does not.

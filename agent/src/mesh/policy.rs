@@ -10,7 +10,7 @@ use super::workload::Workload;
 use crate::identity::SpiffeId;
 
 /// A policy. It matches a connection when one of its rules does.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// Its name.
     pub name: Arc<str>,
@@ -47,14 +47,14 @@ pub enum Action {
 }
 
 /// Matches when all its clauses do; without any it always does.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
     /// The clauses.
     pub clauses: Vec<Clause>,
 }
 
 /// Matches when one of its matches does; without any it always does.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Clause {
     /// The matches.
     pub matches: Vec<Match>,
@@ -62,7 +62,7 @@ pub struct Clause {
 
 /// Conditions, all of which must hold. In each family one of the positive list must fit, if it has any, and none of the
 /// negative list. A match without any condition is no match.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Match {
     /// Namespaces of the client's identity.
     pub namespaces: Vec<StringMatch>,

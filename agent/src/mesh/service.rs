@@ -10,7 +10,7 @@ use super::workload::Ports;
 use crate::identity::SpiffeId;
 
 /// A service.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// Name of the object.
     pub name: Arc<str>,

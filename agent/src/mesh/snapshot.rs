@@ -288,6 +288,22 @@ impl Snapshot {
         self.services_of(&self.vips, self.tagger.ip(ip)).filter(claims)
     }
 
+    /// All workloads with their numbers, in the order of these.
+    pub fn numbered_workloads(&self) -> impl Iterator<Item = (u32, &Arc<Workload>)> {
+        self.workloads.iter()
+    }
+
+    /// All services that are known by more than their endpoints, with their numbers, in the order of these.
+    pub fn numbered_services(&self) -> impl Iterator<Item = (u32, &Arc<Service>)> {
+        let services = self.services.iter();
+        services.filter_map(|(slot, served)| Some((slot, served.service.as_ref()?)))
+    }
+
+    /// All policies, in the order of their keys.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.by_key.values()
+    }
+
     /// Number and workload of a uid.
     pub(super) fn workload_slot(&self, uid: Uid<'_>) -> Option<(u32, &Arc<Workload>)> {
         let mut slots = self.uids.slots(self.tagger.uid(uid));

@@ -59,6 +59,9 @@ metrics! {
     PROXIES_PENDING Gauge "workload_manager_pending_proxy_count" "" "Pods that are known and not served: they are draining, or their namespace lost its path.";
     PROXIES_STARTED Counter "workload_manager_proxies_started_total" "" "Proxies of pods that were started.";
     PROXIES_STOPPED Counter "workload_manager_proxies_stopped_total" "" "Proxies of pods that have ended.";
+    XDS_TERMINATIONS Counter "istio_xds_connection_terminations_total" "reason" "Streams with istiod that ended or could not be opened.";
+    XDS_MESSAGES Counter "istio_xds_message_total" "url" "Responses of istiod, by the type of what they tell of.";
+    XDS_BYTES Counter "istio_xds_message_bytes_total" "url" "Bytes of these responses.";
     CONNECTIONS_ENDED Counter "isthmus_connections_ended_total" "reporter, reason" "Connections by the reason of their end (docs/access-log.md).";
     VERDICTS Counter "isthmus_redirection_verdicts_total" "verdict" "What the eBPF programs decided, by name.";
     PLAINTEXT_OPENED Counter "isthmus_plaintext_connections_opened_total" "" "Plaintext connections that pods accepted without the mesh.";

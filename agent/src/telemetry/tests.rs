@@ -42,6 +42,9 @@ fn seen() -> Arc<Telemetry> {
         families.value(&metric::LOG_DROPPED, 0);
         families.value(&metric::SPANS_EXPORTED, 0);
         families.value(&metric::SPANS_DROPPED, 0);
+        families.value(&metric::XDS_TERMINATIONS, 0);
+        families.value(&metric::XDS_MESSAGES, 0);
+        families.value(&metric::XDS_BYTES, 0);
     });
     telemetry
 }

@@ -80,6 +80,13 @@ pub(super) const PROCESS: &[Setting] = &[
         "Mesh file (docs/mesh-file.md) instead of istiod. Reloaded when it changes.",
     ),
     shared(
+        "mesh-snapshot",
+        "ISTHMUS_MESH_SNAPSHOT",
+        Text,
+        Unset("`mesh.snapshot` in --run-dir; none for a gateway"),
+        "File in which what istiod told is kept, so that a restarted process serves before istiod answers; `off` for none.",
+    ),
+    shared(
         "embedded-ca",
         "ISTHMUS_EMBEDDED_CA",
         Path,

@@ -240,7 +240,7 @@ impl<'a> World<'a> {
     }
 
     fn place(&mut self, draft: Draft) {
-        let slot = self.builder.place_workload(draft);
+        let slot = self.builder.place_workload(draft).slot;
         let Ok(slot) = usize::try_from(slot) else { return };
         if self.seen.len() <= slot {
             self.seen.resize(slot + 1, false);
