@@ -30,6 +30,7 @@ pub mod process;
 pub mod scene;
 pub mod scripted_istiod;
 pub mod sweep;
+pub mod under_istiod;
 pub mod wait;
 
 pub use agent::Agent;
