@@ -76,7 +76,9 @@ fn a_slow_istiod_is_waited_for_while_everything_serves_on() -> Result {
     let [workloads, services, policies] = under.near().status()?.mesh_size;
     let slow = Duration::from_secs(3);
     under.istiod.script(|script| script.discovery = Answer::After(slow));
-    under.istiod.put(Kind::Address, vec![MANY.service(0), MANY.workload(0, 0)]);
+    under
+        .istiod
+        .put(Kind::Address, vec![MANY.service(0), MANY.workload(0, 0)]);
     traffic.goes_on()?;
     assert_eq!(
         under.near().status()?.mesh_size,
@@ -92,7 +94,9 @@ fn a_slow_istiod_is_waited_for_while_everything_serves_on() -> Result {
         };
     });
     under.istiod.drop_connections();
-    under.istiod.put(Kind::Address, (1..200).map(|index| MANY.workload(index, 0)).collect());
+    under
+        .istiod
+        .put(Kind::Address, (1..200).map(|index| MANY.workload(index, 0)).collect());
     traffic.goes_on()?;
     for agent in &under.scene.agents {
         under.sizes(agent, [workloads + 200, services + 1, policies])?;
@@ -113,7 +117,9 @@ fn an_istiod_that_refuses_is_tried_again_and_its_reason_is_told() -> Result {
     ] {
         let mark = under.near().log().mark();
         let reason = format!("scripted for {name}");
-        under.istiod.script(|script| script.discovery = Answer::Refused(code, reason.clone()));
+        under
+            .istiod
+            .script(|script| script.discovery = Answer::Refused(code, reason.clone()));
         under.istiod.drop_connections();
         both_say(&under, mark, &[name, &reason])?;
         traffic.goes_on()?;
@@ -152,7 +158,10 @@ fn nonsense_on_every_layer_is_told_and_changes_nothing() -> Result {
     let sizes = under.near().status()?.mesh_size;
     let frames: [(&str, Vec<u8>); 4] = [
         ("no protobuf", vec![0, 0, 0, 0, 5, 255, 255, 255, 255, 255]),
-        ("a frame of four gigabytes", [&[0, 255, 255, 255, 255][..], &[0; 4096]].concat()),
+        (
+            "a frame of four gigabytes",
+            [&[0, 255, 255, 255, 255][..], &[0; 4096]].concat(),
+        ),
         ("a compressed frame", vec![1, 0, 0, 0, 2, 8, 1]),
         ("half a frame", vec![0, 0, 0, 0, 100, 10, 3]),
     ];
@@ -225,9 +234,14 @@ fn a_connection_that_has_reached_its_greatest_age_is_replaced_without_a_word_of_
     under.istiod.go_away();
     // A graceful end waits for streams, and these have none: the server ends them after its grace.
     under.istiod.drop_connections();
-    under.istiod.wait_for(seen, "an agent that comes back", |event| event.asks(Kind::Address))?;
+    under
+        .istiod
+        .wait_for(seen, "an agent that comes back", |event| event.asks(Kind::Address))?;
     under.heals()?;
-    let alarmed = under.near().log().all_from(mark, |line| line.to_string().contains("\"ERROR\""));
+    let alarmed = under
+        .near()
+        .log()
+        .all_from(mark, |line| line.to_string().contains("\"ERROR\""));
     assert_eq!(alarmed.len(), 0, "{alarmed:?}");
     traffic.was_unharmed()
 }
@@ -256,7 +270,9 @@ fn a_rotated_token_is_shown_from_the_next_stream_on() -> Result {
     let seen = under.istiod.mark();
     under.istiod.rotate_token("second.token.signature")?;
     under.istiod.drop_connections();
-    under.istiod.wait_for(seen, "an agent that comes back", |event| event.asks(Kind::Address))?;
+    under
+        .istiod
+        .wait_for(seen, "an agent that comes back", |event| event.asks(Kind::Address))?;
     under.heals()?;
     let refused = under.istiod.seen(seen, |event| matches!(event, Event::Refused { .. }));
     assert_eq!(refused.len(), 0, "{refused:?}");
@@ -266,7 +282,10 @@ fn a_rotated_token_is_shown_from_the_next_stream_on() -> Result {
     under.istiod.drop_connections();
     both_say(&under, mark, &["Unauthenticated"])?;
     traffic.goes_on()?;
-    let leaked = under.near().log().all_from(0, |line| line.to_string().contains("token.signature"));
+    let leaked = under
+        .near()
+        .log()
+        .all_from(0, |line| line.to_string().contains("token.signature"));
     assert_eq!(leaked.len(), 0, "a token is in the log: {leaked:?}");
     under.istiod.write_token("second.token.signature")?;
     under.heals()?;
@@ -287,7 +306,11 @@ fn a_token_that_is_missing_or_empty_is_told_with_its_path_and_read_as_soon_as_it
             std::fs::remove_file(under.istiod.token())?;
         }
         under.istiod.drop_connections();
-        both_say(&under, mark, &[&path, if empty { "is empty" } else { "cannot be read" }])?;
+        both_say(
+            &under,
+            mark,
+            &[&path, if empty { "is empty" } else { "cannot be read" }],
+        )?;
         traffic.goes_on()?;
         under.istiod.write_token(isthmus_tests::scripted_istiod::TOKEN)?;
         under.heals()?;
@@ -311,9 +334,9 @@ fn an_agent_that_starts_while_istiod_is_away_waits_and_its_pods_speak_to_nobody_
     })?;
     client.enrol()?;
     let echo = server.echo(8080)?;
-    let refused = client.connect_within(server.at(8080), Duration::from_secs(15)).and_then(|mut stream| {
-        isthmus_tests::roundtrip(&mut stream, b"anybody?")
-    });
+    let refused = client
+        .connect_within(server.at(8080), Duration::from_secs(15))
+        .and_then(|mut stream| isthmus_tests::roundtrip(&mut stream, b"anybody?"));
     assert!(refused.is_err(), "nothing is known of the mesh");
     echo.must_not_accept(Duration::from_millis(50))?;
     let status = agent.status()?;
@@ -331,7 +354,9 @@ fn who_asks_says_who_it_is() -> Result {
     };
     let under = UnderIstiod::differing("node", &difference, |_| Ok(()))?;
     under.istiod.served(2)?;
-    let asked = under.istiod.seen(0, |event| matches!(event, Event::Asked { node: Some(_), .. }));
+    let asked = under
+        .istiod
+        .seen(0, |event| matches!(event, Event::Asked { node: Some(_), .. }));
     let names: Vec<&str> = asked
         .iter()
         .filter_map(|seen| match &seen.event {

@@ -23,7 +23,7 @@ use crate::{
 pub(super) const CLUSTER: &str = "Kubernetes";
 
 /// All resources of one kind.
-pub(super) fn resources(mesh: &MeshFile, kind: Kind) -> Result<Vec<Resource>> {
+pub fn resources(mesh: &MeshFile, kind: Kind) -> Result<Vec<Resource>> {
     match kind {
         Kind::Address => {
             let mut all = mesh.services.values().map(service).collect::<Result<Vec<_>>>()?;
