@@ -55,6 +55,11 @@ impl Echo {
             .because("waiting for a client at the echo server")
     }
 
+    /// How many clients came since it was last asked. Who has had an answer is counted.
+    pub fn taken(&self) -> usize {
+        lock(&self.peers).try_iter().count()
+    }
+
     /// Fails if a client comes within `span`, or came since it was last asked.
     #[track_caller]
     pub fn must_not_accept(&self, span: Duration) -> Result {

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::{
+    agent::IstiodOptions,
     authority::spiffe,
     failure::{Because as _, Failure, Result},
     lab::{World, lock},
@@ -32,6 +33,7 @@ pub struct Gateway {
     name: String,
     network: Network,
     netns: Arc<Netns>,
+    inner: IpAddr,
     outer: IpAddr,
     world: Arc<World>,
     options: Options,
@@ -43,6 +45,7 @@ pub struct Gateway {
 struct Options {
     account: String,
     authority: Option<std::path::PathBuf>,
+    istiod: Option<IstiodOptions>,
     drain_deadline: Duration,
 }
 
@@ -62,6 +65,7 @@ impl GatewayBuilder {
         let options = Options {
             account: name.to_owned(),
             authority: None,
+            istiod: None,
             drain_deadline: Duration::from_secs(1),
         };
         Self {
@@ -151,12 +155,20 @@ impl GatewayBuilder {
             name,
             network,
             netns,
+            inner: [10, net, 0, 200 + index].into(),
             outer,
             world,
             options,
             process: Mutex::new(None),
             log,
         })
+    }
+
+    /// As [`GatewayBuilder::stopped`]; istiod tells it of the mesh and certifies it.
+    pub(crate) fn told_by(self, options: impl FnOnce(&Arc<Netns>) -> Result<IstiodOptions>) -> Result<Gateway> {
+        let mut gateway = self.stopped()?;
+        gateway.options.istiod = Some(options(&gateway.netns)?);
+        Ok(gateway)
     }
 
     /// Makes it and runs it.
@@ -203,11 +215,6 @@ impl Gateway {
     }
 
     fn command(&self) -> Command {
-        let authority = self
-            .options
-            .authority
-            .as_deref()
-            .unwrap_or_else(|| self.world.authority().dir());
         let mut command = self.netns.command("env");
         command
             .arg(self.world.binary())
@@ -221,12 +228,18 @@ impl Gateway {
                 "json",
             ])
             .args(["--identity", &format!("{NAMESPACE}/{}", self.options.account)])
+            .arg("--drain-deadline")
+            .arg(format!("{}ms", self.options.drain_deadline.as_millis()));
+        if let Some(istiod) = &self.options.istiod {
+            command.envs(istiod.environment());
+            return command;
+        }
+        let authority = self.options.authority.as_deref();
+        command
             .arg("--mesh")
             .arg(self.world.mesh().path())
             .arg("--embedded-ca")
-            .arg(authority)
-            .arg("--drain-deadline")
-            .arg(format!("{}ms", self.options.drain_deadline.as_millis()));
+            .arg(authority.unwrap_or_else(|| self.world.authority().dir()));
         command
     }
 
@@ -238,6 +251,11 @@ impl Gateway {
     /// Its namespace.
     pub fn netns(&self) -> &Arc<Netns> {
         &self.netns
+    }
+
+    /// Its address in its own network.
+    pub fn inner(&self) -> IpAddr {
+        self.inner
     }
 
     /// The address other networks dial.

@@ -139,6 +139,10 @@ impl Lab {
         &self.world.internet
     }
 
+    pub(crate) fn world(&self) -> &Arc<World> {
+        &self.world
+    }
+
     /// Starts a command made by [`Netns::command`].
     pub fn start(&self, name: &str, command: Command) -> Result<Process> {
         Process::start(&self.world, name, command)

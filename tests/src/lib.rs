@@ -13,6 +13,7 @@
 pub mod agent;
 pub mod authority;
 pub mod capture;
+pub mod control_plane;
 pub mod echo;
 pub mod envoy;
 pub mod failure;
@@ -35,6 +36,7 @@ pub mod wait;
 
 pub use agent::Agent;
 pub use capture::Capture;
+pub use control_plane::Cluster;
 pub use echo::{Echo, must_be_reset, roundtrip};
 pub use failure::{Because, Failure, Result};
 pub use gateway::Gateway;

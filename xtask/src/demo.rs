@@ -10,7 +10,8 @@ use crate::{
 /// Sets up, builds and shows two networks in one mesh, with unmodified programs in network namespaces.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// Given to the demo as they are: --keep leaves the world up, --sweep removes it; `-- --help` lists all
+    /// Given to the demo as they are: --istiod shows two clusters with an istiod each, --keep leaves the world up, --sweep
+    /// removes it; `-- --help` lists all
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
@@ -19,7 +20,11 @@ impl Demo {
     /// Runs the demo.
     pub(crate) fn run(&self, tree: &Tree) -> Result<(), Failure> {
         need_root("demo")?;
-        setup::prepare(tree, &[Purpose::Build, Purpose::Lab])?;
+        let mut purposes = vec![Purpose::Build, Purpose::Lab];
+        if self.arguments.iter().any(|argument| argument == "--istiod") {
+            purposes.push(Purpose::ControlPlane);
+        }
+        setup::prepare(tree, &purposes)?;
         build::build(tree)?;
         build::build_lab(tree)?;
         let mut cargo = tree.cargo();

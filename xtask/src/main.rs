@@ -15,6 +15,7 @@ use crate::{
 mod bench;
 mod build;
 mod check;
+mod control_plane;
 mod demo;
 mod ebpf;
 mod envoy;

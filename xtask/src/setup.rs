@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use clap::Args;
 
 use crate::{
-    Failure, Step, Tree, envoy, machine,
+    Failure, Step, Tree, control_plane, envoy, machine,
     toolchain::{self, BPF_LINKER, Compiler, DEBIAN_COMPILER, DEBIAN_LLVM, LLVM_FEATURE, LLVM_PREFIX},
     tree::in_path,
 };
@@ -38,6 +38,8 @@ pub(crate) enum Purpose {
     Lab,
     /// Run programs of others in the lab.
     Peers,
+    /// Run an apiserver and an istiod in the lab.
+    ControlPlane,
     /// Look at the source.
     Lint,
 }
@@ -45,7 +47,16 @@ pub(crate) enum Purpose {
 impl Setup {
     /// Prepares for everything.
     pub(crate) fn run(&self, tree: &Tree) -> Result<(), Failure> {
-        prepare(tree, &[Purpose::Build, Purpose::Lab, Purpose::Peers, Purpose::Lint])
+        prepare(
+            tree,
+            &[
+                Purpose::Build,
+                Purpose::Lab,
+                Purpose::Peers,
+                Purpose::ControlPlane,
+                Purpose::Lint,
+            ],
+        )
     }
 }
 
@@ -67,6 +78,9 @@ pub(crate) fn prepare(tree: &Tree, purposes: &[Purpose]) -> Result<(), Failure> 
     }
     if purposes.contains(&Purpose::Peers) && commands.is_empty() {
         envoy::install(tree)?;
+    }
+    if purposes.contains(&Purpose::ControlPlane) && commands.is_empty() {
+        control_plane::build(tree)?;
     }
     if commands.is_empty() {
         return Ok(());
@@ -90,6 +104,9 @@ fn packages(tree: &Tree, purposes: &[Purpose], commands: &mut Vec<String>) -> Re
     let mut missing: Vec<&str> = programs.iter().map(|(_, package)| *package).collect();
     if purposes.contains(&Purpose::Peers) && envoy::lacks_pip(tree) {
         missing.push("python3-pip");
+    }
+    if purposes.contains(&Purpose::ControlPlane) {
+        missing.extend(control_plane::lacks(tree));
     }
 
     let lacks_compiler = purposes.contains(&Purpose::Build) && Compiler::find().is_none();

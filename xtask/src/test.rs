@@ -54,7 +54,7 @@ impl Test {
             return unit(tree, tally);
         }
         let only_lab = !self.files.is_empty();
-        let mut purposes = vec![Purpose::Build, Purpose::Lab, Purpose::Peers];
+        let mut purposes = vec![Purpose::Build, Purpose::Lab, Purpose::Peers, Purpose::ControlPlane];
         if !only_lab && !self.no_lint {
             purposes.push(Purpose::Lint);
         }

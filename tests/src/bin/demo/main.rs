@@ -6,6 +6,7 @@ use std::{process::ExitCode, time::Instant};
 use clap::Parser;
 use isthmus_tests::{Result, sweep};
 
+mod istiod;
 mod page;
 mod proof;
 mod traffic;
@@ -17,6 +18,9 @@ use world::World;
 /// Shows a mesh of two networks at work, and proves what it says.
 #[derive(Parser)]
 struct Options {
+    /// Shows two clusters instead, with a stock apiserver and a stock istiod each.
+    #[arg(long)]
+    istiod: bool,
     /// Leaves the world up at the end, with hints how to look around.
     #[arg(long)]
     keep: bool,
@@ -33,6 +37,8 @@ fn main() -> ExitCode {
     let mut page = Page::new();
     let shown = if options.sweep {
         swept(&mut page)
+    } else if options.istiod {
+        sweep::when_interrupted().and_then(|()| istiod::show(&mut page, options.keep))
     } else {
         show(&mut page, &options)
     };

@@ -1,0 +1,256 @@
+//! An etcd and a kube-apiserver, without any of the controllers behind them.
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use rcgen::KeyPair;
+use serde_json::{Value, json};
+
+use super::{
+    api::Api,
+    programs::built,
+    roots::{Roots, write},
+};
+use crate::{
+    failure::{Failure, Result},
+    lab::World,
+    netns::Netns,
+    process::Process,
+    wait::within,
+};
+
+const PORT: u16 = 6443;
+/// Cold, on two busy cores.
+const UP: Duration = Duration::from_secs(60);
+/// What members of `system:masters` show. The apiserver listens in namespaces of the lab only.
+const TOKEN: &str = "lab";
+
+/// An apiserver with its etcd.
+#[derive(Debug)]
+pub(super) struct Kubernetes {
+    /// As the lab speaks to it.
+    pub(super) api: Api,
+    root: String,
+    inner: IpAddr,
+    outer: IpAddr,
+    apiserver: Process,
+    // Ended after who uses it.
+    _etcd: Process,
+}
+
+/// Where the machine of a control plane is.
+#[derive(Debug)]
+pub(super) struct Machine {
+    /// Its namespace.
+    pub(super) netns: Arc<Netns>,
+    /// Its address in its network.
+    pub(super) inner: IpAddr,
+    /// Its address on the internet.
+    pub(super) outer: IpAddr,
+    /// The second number of its network's addresses.
+    pub(super) index: u8,
+}
+
+impl Kubernetes {
+    /// Starts both and waits until the apiserver is ready.
+    pub(super) fn start(world: &Arc<World>, name: &str, machine: &Machine, dir: &Path) -> Result<Self> {
+        let root = Roots::new(&format!("{name} kubernetes"))?;
+        let own_service = IpAddr::from([10, 96, machine.index, 1]);
+        let [certificate, key] = root.server(
+            &["kubernetes.default.svc", "localhost"],
+            &[machine.inner, machine.outer, own_service],
+        )?;
+        let signer = KeyPair::generate()?;
+        let files = [
+            ("apiserver.pem", certificate),
+            ("apiserver-key.pem", key),
+            ("service-account.pem", signer.public_key_pem()),
+            ("service-account-key.pem", signer.serialize_pem()),
+            ("tokens.csv", format!("{TOKEN},lab,lab,system:masters\n")),
+        ];
+        for (file, text) in files {
+            write(&dir.join(file), &text)?;
+        }
+        let etcd = etcd(world, name, machine, dir)?;
+        let mut apiserver = apiserver(world, name, machine, dir)?;
+        let api = Api::new(
+            &machine.netns,
+            &format!("https://{}:{PORT}", machine.inner),
+            &root.pem(),
+            TOKEN,
+        )?;
+        let up = within(UP, &format!("the apiserver of {name} is ready"), || {
+            if api.is_ready() {
+                Some(true)
+            } else {
+                (!apiserver.runs()).then_some(false)
+            }
+        });
+        if !up.as_ref().is_ok_and(|up| *up) {
+            let said = last_words(apiserver.errors().path());
+            return Err(Failure::new(format!(
+                "the apiserver of {name} did not come up; it says:\n{said}"
+            )));
+        }
+        Ok(Self {
+            api,
+            root: root.pem(),
+            inner: machine.inner,
+            outer: machine.outer,
+            apiserver,
+            _etcd: etcd,
+        })
+    }
+
+    /// A kubeconfig for who is in its own namespace or network.
+    pub(super) fn kubeconfig(&self, dir: &Path) -> Result<PathBuf> {
+        let path = dir.join("kubeconfig");
+        write(&path, &self.config_at(self.inner).to_string())?;
+        Ok(path)
+    }
+
+    /// A kubeconfig for who comes over the internet: the value of a remote secret.
+    pub(super) fn remote_config(&self) -> Value {
+        self.config_at(self.outer)
+    }
+
+    fn config_at(&self, ip: IpAddr) -> Value {
+        let (name, root) = ("lab", base64(self.root.as_bytes()));
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": name,
+            "clusters": [{ "name": name, "cluster": {
+                "server": format!("https://{ip}:{PORT}"), "certificate-authority-data": root,
+            } }],
+            "users": [{ "name": name, "user": { "token": TOKEN } }],
+            "contexts": [{ "name": name, "context": { "cluster": name, "user": name } }],
+        })
+    }
+
+    /// What the apiserver writes.
+    pub(super) fn log(&self) -> &Path {
+        self.apiserver.errors().path()
+    }
+}
+
+fn etcd(world: &Arc<World>, name: &str, machine: &Machine, dir: &Path) -> Result<Process> {
+    let mut command = machine.netns.command("etcd");
+    command
+        .arg("--data-dir")
+        .arg(dir.join("etcd"))
+        .args(["--listen-client-urls", "http://127.0.0.1:2379"])
+        .args(["--advertise-client-urls", "http://127.0.0.1:2379"])
+        .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
+        .args(["--logger", "zap", "--log-level", "warn"]);
+    Process::start(world, &format!("{name}-etcd"), command)
+}
+
+fn apiserver(world: &Arc<World>, name: &str, machine: &Machine, dir: &Path) -> Result<Process> {
+    let index = machine.index;
+    let mut command = machine.netns.command(&built("kube-apiserver")?.display().to_string());
+    for (flag, file) in [
+        ("--tls-cert-file", "apiserver.pem"),
+        ("--tls-private-key-file", "apiserver-key.pem"),
+        ("--service-account-key-file", "service-account.pem"),
+        ("--service-account-signing-key-file", "service-account-key.pem"),
+        ("--token-auth-file", "tokens.csv"),
+        ("--cert-dir", "certs"),
+    ] {
+        command.arg(flag).arg(dir.join(file));
+    }
+    command
+        .args(["--etcd-servers=http://127.0.0.1:2379", "--bind-address=0.0.0.0"])
+        .arg(format!("--secure-port={PORT}"))
+        .arg(format!("--advertise-address={}", machine.inner))
+        .arg(format!(
+            "--service-cluster-ip-range=10.96.{index}.0/24,fd00:96:{index}::/112"
+        ))
+        .args([
+            "--service-account-issuer=https://kubernetes.default.svc",
+            "--authorization-mode=Node,RBAC",
+            // It would want a token's Secret mounted into pods, which nobody here makes.
+            "--disable-admission-plugins=ServiceAccount",
+            "--allow-privileged=true",
+            "--endpoint-reconciler-type=none",
+            "--enable-priority-and-fairness=false",
+            "--profiling=false",
+        ]);
+    Process::start(world, &format!("{name}-apiserver"), command)
+}
+
+/// The end of a log, for a developer.
+pub(super) fn last_words(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines
+        .get(lines.len().saturating_sub(20)..)
+        .unwrap_or_default()
+        .join("\n")
+}
+
+/// RFC 4648 §4, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let number = chunk
+            .iter()
+            .chain(&[0, 0])
+            .take(3)
+            .fold(0_usize, |number, byte| number << 8 | usize::from(*byte));
+        for place in 0..4 {
+            let digit = DIGITS.get(number >> (18 - 6 * place) & 63).copied().unwrap_or(b'=');
+            text.push(if place <= chunk.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
+/// Where a control plane of `network` runs: a machine on the network's wire and on the internet.
+impl Machine {
+    pub(super) fn make(world: &Arc<World>, network: &crate::Network) -> Result<Self> {
+        let (net, outer) = (network.index(), 200 + network.index());
+        let netns = world.netns(&format!("{}-plane", network.name()))?;
+        world.cable((&netns, "eth0"), (network.wire(), "plane"))?;
+        world.cable((&netns, "eth1"), (world.internet(), &format!("plane{net}")))?;
+        netns.ip(&format!(
+            "addr add 10.{net}.0.90/24 dev eth0\n\
+             addr add fd00:10:{net}::90/64 dev eth0 nodad\n\
+             addr add 198.51.100.{outer}/24 dev eth1\n\
+             link set eth0 up\nlink set eth1 up\n\
+             route add 10.{net}.0.0/16 via 10.{net}.0.254\n\
+             route add fd00:10:{net}::/48 via fd00:10:{net}::254\n\
+             route add default via 198.51.100.254\n"
+        ))?;
+        Ok(Self {
+            netns,
+            inner: [10, net, 0, 90].into(),
+            outer: [198, 51, 100, outer].into(),
+            index: net,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64;
+
+    #[test]
+    fn base64_is_that_of_rfc_4648_section_10() {
+        for (text, encoded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(text.as_bytes()), encoded);
+        }
+    }
+}
