@@ -2,6 +2,7 @@
 
 mod admin_ports;
 mod gateway;
+mod kept_certificates;
 mod mesh_source;
 mod worker;
 
@@ -9,11 +10,17 @@ use std::{error::Error, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use self::kept_certificates::Kept;
 pub use self::{gateway::gateway, worker::worker};
 pub use crate::pods::registry::chain;
 use crate::{
     config::{Config, Log},
-    identity::{Certificates, embedded_ca::EmbeddedCa},
+    identity::{
+        CertificateSource, Certificates,
+        embedded_ca::EmbeddedCa,
+        istiod_ca::{Asks, IstiodCa},
+    },
+    istiod::{Contact, ContactParts},
     proxy,
     telemetry::{
         self, Telemetry,
@@ -75,24 +82,47 @@ fn start_telemetry(log: &LogHandle, config: &Config, node: &str) -> Result<Arc<T
     Ok(telemetry)
 }
 
-fn open_certificates(config: &Config) -> Result<Certificates, StartError> {
+/// Certificates of the embedded CA or of istiod's, with what an earlier process kept.
+fn open_certificates(config: &Config, asks: Asks, kept: Option<Kept>) -> Result<Certificates, StartError> {
     // Before the first certificate: a TLS configuration keeps what it was made with.
     if config.post_quantum_only {
         tls::admit_only_post_quantum();
     }
-    let Some(directory) = &config.embedded_ca else {
-        return Err(failed("asking for certificates")(
-            "istiod's CA is not asked yet; say --embedded-ca DIR",
-        ));
+    let cached = |source: Arc<dyn CertificateSource>| match kept {
+        Some(kept) => Certificates::kept_in(kept.vault, kept.certificates, source),
+        None => Certificates::new(source),
     };
-    let ca = EmbeddedCa::open(directory)
-        .map_err(failed("opening the embedded CA (make one with `isthmus ca init DIR`)"))?
-        .with_life(config.secret_ttl);
-    Ok(Certificates::new(Arc::new(ca)))
+    if let Some(directory) = &config.embedded_ca {
+        let ca = EmbeddedCa::open(directory)
+            .map_err(failed("opening the embedded CA (make one with `isthmus ca init DIR`)"))?
+            .with_life(config.secret_ttl);
+        return Ok(cached(Arc::new(ca)));
+    }
+    let contact = contact_ca(config).map_err(failed("finding istiod's CA"))?;
+    let ca = IstiodCa::new(contact, asks, config.secret_ttl);
+    let certificates = cached(Arc::new(ca.clone()));
+    tokio::spawn(ca.follow_roots(certificates.clone()));
+    Ok(certificates)
 }
 
-/// Sockets are what the agent is made of.
-fn raise_descriptor_limit() {
+fn contact_ca(config: &Config) -> Result<Contact, Box<dyn Error + Send + Sync>> {
+    let istiod = &config.istiod;
+    let parts = ContactParts {
+        address: istiod
+            .ca_address
+            .as_deref()
+            .ok_or("--ca-address is empty; say where istiod is, or --embedded-ca DIR")?,
+        roots: &istiod.ca_roots,
+        other_name: istiod.ca_hostname.as_deref(),
+        token: &istiod.token,
+        cluster_id: &config.cluster_id,
+        headers: &istiod.ca_headers,
+    };
+    Ok(Contact::new(&parts)?)
+}
+
+/// Sockets are what the agent is made of, and its parent holds some of each pod.
+pub fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most).map(|()| most));
     match raised {

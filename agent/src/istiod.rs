@@ -6,12 +6,19 @@
 //! | `connector` | TCP and TLS to one address, with roots read anew for every connection |
 //! | `headers` | what an operator adds to every call |
 //! | `roots` | who istiod must be certified by |
+//! | `roots_watch` | when a file of them changes |
 //! | `token` | who we are, read anew for every call |
 
 mod connector;
 mod headers;
 mod roots;
+mod roots_watch;
 mod token;
+
+#[cfg(test)]
+pub(crate) mod stage;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,11 +31,12 @@ pub use self::{
     connector::ConnectError,
     headers::Headers,
     roots::{Roots, RootsError, certificates},
+    roots_watch::RootsWatch,
     token::{Token, TokenError},
 };
 use self::{connector::Connector, token::bearer};
 
-/// An idle connection is asked whether it still lives.
+/// A connection with a call under way is asked whether it still lives.
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// And given up when it does not answer.
 const PING_PATIENCE: Duration = Duration::from_secs(10);
@@ -101,7 +109,8 @@ impl Contact {
         let mut headers = Vec::new();
         for (name, value) in &parts.headers.0 {
             let key = name.to_ascii_lowercase().parse().map_err(|_| unsendable(name))?;
-            let value = value.parse().map_err(|_| unsendable(name))?;
+            let mut value: MetadataValue<Ascii> = value.parse().map_err(|_| unsendable(name))?;
+            value.set_sensitive(true);
             headers.push((key, value));
         }
         Ok(Self {
@@ -155,11 +164,24 @@ impl Contact {
         &self.inner.uri
     }
 
+    /// Who istiod must be certified by.
+    #[must_use]
+    pub fn roots(&self) -> &Roots {
+        self.inner.connector.roots()
+    }
+
+    /// Our cluster, as istiod knows it.
+    #[must_use]
+    pub fn cluster_id(&self) -> &str {
+        self.inner.cluster_id.to_str().unwrap_or_default()
+    }
+
     fn endpoint(&self) -> Endpoint {
         Endpoint::from(self.inner.uri.clone())
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_PATIENCE)
-            .keep_alive_while_idle(true)
+            // istiod takes pings without a call for an attack (gRPC's too_many_pings) and closes the connection.
+            .keep_alive_while_idle(false)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(2 << 20)
     }

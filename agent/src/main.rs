@@ -62,6 +62,7 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode, Box<dyn Error>> {
         // No thread may be there when the parent blocks its signals, so its few lines are written at once.
         drop(app::start_parents_log(&config.common.log));
         config.common.say_notes();
+        app::raise_descriptor_limit();
         let worker = Worker {
             arguments,
             drain_deadline: config.common.drain_deadline,

@@ -1,6 +1,7 @@
 //! Nobody home: a small process that outlives its worker.
 //!
-//! `isthmus run` is this parent. It holds the listening sockets, so that SYNs queue while no worker lives, starts the
+//! `isthmus run` is this parent. It holds the listening sockets, so that SYNs queue while no worker lives, and the
+//! certificates with their keys, in memory that it never reads; it starts the
 //! worker again when it ends, passes signals on, kills a worker that does not end in time, and does nothing else: no
 //! runtime, no threads, no parsing of anything but the worker's own short notes. The worker talks to it over its standard input, a `SOCK_SEQPACKET` pair; a note
 //! may carry one descriptor (`SCM_RIGHTS`).
@@ -8,6 +9,7 @@
 mod ending;
 pub mod keeper;
 pub mod note;
+pub mod sealed;
 
 use std::{
     collections::HashMap,

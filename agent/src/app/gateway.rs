@@ -19,6 +19,7 @@ use crate::{
     admin::readiness,
     config::GatewayConfig,
     drain::drain,
+    identity::istiod_ca::Asks,
     parent::CUT_SHORT,
     proxy::gateway::{Gateway, GatewayParts},
     start_code,
@@ -66,11 +67,13 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
     admin.done_with_mesh(&source);
     let mesh = source.mesh.clone();
     let failures = failures(&telemetry);
+    let certificates = open_certificates(&common, Asks::ForItself, None)?;
+    let _own = certificates.want(&identity);
     let parts = GatewayParts {
         identity,
         network: common.network.as_str().into(),
         mesh: mesh.clone(),
-        certificates: open_certificates(&common)?,
+        certificates,
         tuning: common.tuning,
         telemetry,
     };

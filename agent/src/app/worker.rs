@@ -25,6 +25,7 @@ use super::{
     StartError,
     admin_ports::{AdminPorts, failures},
     failed,
+    kept_certificates::Kept,
     mesh_source::MeshSource,
     open_certificates, raise_descriptor_limit, start_log, start_telemetry,
 };
@@ -32,6 +33,7 @@ use crate::{
     admin::readiness,
     config::NodeConfig,
     control,
+    identity::istiod_ca::Asks,
     parent::keeper::Keeper,
     pods::{
         Registry,
@@ -96,7 +98,8 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     let source = MeshSource::follow(&config.common, &config.node, &telemetry).await?;
     admin.done_with_mesh(&source);
     let mesh = source.mesh.clone();
-    let certificates = open_certificates(&config.common)?;
+    let kept = Kept::take(&keeper, &mut held).map_err(failed("sharing the link to the parent process"))?;
+    let certificates = open_certificates(&config.common, Asks::ForPods, Some(kept))?;
 
     let node_netns = Netns::open(&config.node_netns).map_err(failed(
         "opening the node's network namespace (an agent that is in it may say --node-netns /proc/self/ns/net)",
@@ -122,7 +125,8 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         records: Records::open(&config.run_dir).map_err(failed("opening the records of pods"))?,
         keeper,
         mesh: mesh.clone(),
-        certificates,
+        certificates: certificates.clone(),
+        trust_domain: config.common.trust_domain.as_str().into(),
         network: Arc::clone(&network),
         tuning: config.common.tuning,
         shards: data,
@@ -133,6 +137,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     };
     drop(node_netns);
     let (registry, pods) = Registry::adopt(parts, stirrings, held).await;
+    certificates.keep_only_wanted();
     if registry.is_whole() {
         registry.remove_other_generations();
     }

@@ -18,7 +18,7 @@ use crate::tls::{ClientTemplate, Credentials, CredentialsError, PeerIdentityErro
 mod tests;
 
 /// Most certificates read from one PEM text; chains and root bundles are far shorter.
-const MOST_CERTIFICATES: usize = 64;
+pub(super) const MOST_CERTIFICATES: usize = 64;
 
 /// A leaf with its intermediates, its key, and the roots which its peers must chain to.
 ///
@@ -27,6 +27,10 @@ pub struct Certificate {
     id: SpiffeId,
     not_before: SystemTime,
     not_after: SystemTime,
+    serial: String,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    roots: Arc<[CertificateDer<'static>]>,
     server: Arc<ServerConfig>,
     client: ClientTemplate,
 }
@@ -98,14 +102,22 @@ impl Certificate {
         if got != id {
             return Err(MaterialError::WrongIdentity { got, wanted: id });
         }
-        let (not_before, not_after) = validity(leaf).ok_or(MaterialError::Leaf)?;
-        let credentials = Credentials::new(chain, key, roots)?;
+        let Told {
+            not_before,
+            not_after,
+            serial,
+        } = Told::by(leaf).ok_or(MaterialError::Leaf)?;
+        let credentials = Credentials::new(chain.clone(), key.clone_key(), roots)?;
         Ok(Self {
             server: Arc::new(credentials.server_config(id.trust_domain())?),
             client: credentials.client_template()?,
             id,
             not_before,
             not_after,
+            serial,
+            chain,
+            key,
+            roots: roots.into(),
         })
     }
 
@@ -135,6 +147,26 @@ impl Certificate {
         self.not_after
     }
 
+    /// Serial number, decimal as istioctl prints it.
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+
+    /// The leaf, then its intermediates.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// What peers must chain to, in the CA's order.
+    pub fn roots(&self) -> &Arc<[CertificateDer<'static>]> {
+        &self.roots
+    }
+
+    /// The leaf's private key, for keeping it past this process.
+    pub(super) fn key(&self) -> &PrivateKeyDer<'static> {
+        &self.key
+    }
+
     /// For a tunnel to a server that must prove to be one of `expected`; with an empty list every handshake fails.
     pub fn client_config(&self, expected: Arc<[SpiffeId]>) -> Arc<ClientConfig> {
         Arc::new(self.client.expecting(expected))
@@ -152,6 +184,7 @@ impl fmt::Debug for Certificate {
             .field("id", &self.id)
             .field("not_before", &self.not_before)
             .field("not_after", &self.not_after)
+            .field("serial", &self.serial)
             .finish_non_exhaustive()
     }
 }
@@ -166,7 +199,8 @@ impl fmt::Debug for IssuedPem {
     }
 }
 
-fn certificates(part: &'static str, text: &str) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
+/// Certificates of a PEM text, at least one.
+pub(super) fn certificates(part: &'static str, text: &str) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
     let found: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes())
         .take(MOST_CERTIFICATES + 1)
         .collect::<Result<_, _>>()
@@ -181,9 +215,22 @@ fn certificates(part: &'static str, text: &str) -> Result<Vec<CertificateDer<'st
     }
 }
 
-fn validity(leaf: &CertificateDer<'_>) -> Option<(SystemTime, SystemTime)> {
-    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
-    Some((moment(leaf.validity().not_before)?, moment(leaf.validity().not_after)?))
+/// What a leaf tells besides whose it is.
+struct Told {
+    not_before: SystemTime,
+    not_after: SystemTime,
+    serial: String,
+}
+
+impl Told {
+    fn by(leaf: &CertificateDer<'_>) -> Option<Self> {
+        let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+        Some(Self {
+            not_before: moment(leaf.validity().not_before)?,
+            not_after: moment(leaf.validity().not_after)?,
+            serial: leaf.serial.to_string(),
+        })
+    }
 }
 
 /// Dates before 1970 do not occur in certificates anyone issues, and are refused.

@@ -2,34 +2,54 @@
 //!
 //! Each identity has a keeper, a task which issues, sleeps until half of the certificate's life is over, and issues
 //! again. Callers read what it published last, and wait only while it asks and there is nothing valid to give.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `keeper` | the task, and when it asks |
+//! | `demand` | who wants an identity's certificate |
+//! | `turns` | how many questions are under way, and whose comes first |
+
+mod demand;
+mod keeper;
+mod turns;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, watch};
+use rustls::pki_types::CertificateDer;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
-use super::{Certificate, CertificateSource, IssueError, MaterialError, SpiffeId};
+use self::demand::Demand;
+use self::keeper::{Keeper, same_set};
+use self::turns::Turns;
+use super::shelf::{Shelf, Vault};
+use super::{Certificate, CertificateSource, IssueError, SpiffeId};
 use crate::tls::with_causes;
 
 #[cfg(test)]
 mod tests;
 
-/// How long a source may take over one certificate.
-const ISSUE_LIMIT: Duration = Duration::from_secs(30);
-const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(150);
-/// An identity without a certificate is given up when nobody asked for so long.
-const IDLE_WITHOUT_CERTIFICATE: Duration = Duration::from_secs(300);
+/// Who asks between two attempts waits for the next one when it is due within this time; later ones are not waited for.
+const SOON: Duration = Duration::from_secs(2);
 
 /// The certificates of the identities on this node. Clones share them.
 ///
-/// Must be used inside a tokio runtime; the keeper of an identity lives in the runtime of who asked first.
+/// Keepers live in the tokio runtime in which it was made; without one, in that of who asks first.
 #[derive(Clone)]
 pub struct Certificates {
+    shared: Arc<Shared>,
+}
+
+/// Somebody on this node has an identity; its certificate is held ready as long as one of these lives, and dropped with
+/// the last. Tunnels that stand keep theirs.
+#[must_use = "the certificate is forgotten when this is dropped"]
+pub struct Wanted {
+    id: SpiffeId,
     shared: Arc<Shared>,
 }
 
@@ -71,12 +91,28 @@ pub struct Held {
     pub certificate: Option<Arc<Certificate>>,
     /// How the last attempt to get one failed; none when it did not.
     pub failure: Option<String>,
+    /// When the CA is asked next; none while it is being asked.
+    pub next_attempt: Option<SystemTime>,
 }
 
 struct Shared {
     source: Arc<dyn CertificateSource>,
     clock: Arc<dyn Clock>,
+    runtime: Option<Handle>,
+    turns: Arc<Turns>,
+    shelf: Option<Shelf>,
+    news: watch::Sender<News>,
+    births: AtomicU64,
     entries: Mutex<HashMap<SpiffeId, Entry>>,
+}
+
+/// What concerns all keepers.
+#[derive(Clone, Default)]
+struct News {
+    /// How often all certificates were asked to be renewed.
+    renewals: u64,
+    /// Those that came with the last certificate.
+    roots: Option<Arc<[CertificateDer<'static>]>>,
 }
 
 /// The wall clock, which tests replace by one that follows tokio's paused time.
@@ -88,6 +124,7 @@ struct SystemClock;
 
 /// One identity in the map. Dropping it ends its keeper.
 struct Entry {
+    birth: u64,
     state: watch::Receiver<State>,
     demand: Arc<Demand>,
     keeper: JoinHandle<()>,
@@ -99,57 +136,70 @@ struct State {
     certificate: Option<Arc<Certificate>>,
     /// How the last attempt ended; none after a success.
     failure: Option<Arc<IssueError>>,
-    /// An attempt is under way.
+    /// An attempt is under way, or waits for its turn.
     asking: bool,
-}
-
-/// How callers reach a keeper.
-struct Demand {
-    born: Instant,
-    /// Milliseconds from `born` to the last time somebody asked.
-    asked: AtomicU64,
-    /// Rung when the certificate turns out to be unusable before its renewal was due: the clock was set, or stood still.
-    wake: Notify,
-}
-
-/// The task that looks after one identity's certificate.
-struct Keeper {
-    id: SpiffeId,
-    source: Arc<dyn CertificateSource>,
-    clock: Arc<dyn Clock>,
-    state: watch::Sender<State>,
-    demand: Arc<Demand>,
-    home: Weak<Shared>,
+    /// How many attempts have ended.
+    attempts: u64,
+    /// When the next attempt is due.
+    next: Option<Instant>,
+    /// When the certificate came.
+    issued: Option<Instant>,
 }
 
 impl Certificates {
     /// An empty cache in front of `source`.
     pub fn new(source: Arc<dyn CertificateSource>) -> Self {
-        Self::with_clock(source, Arc::new(SystemClock))
+        Self::made(source, Arc::new(SystemClock), None)
     }
 
-    fn with_clock(source: Arc<dyn CertificateSource>, clock: Arc<dyn Clock>) -> Self {
+    /// A cache whose certificates outlive this process in `vault`. `kept` is what an earlier process left there, by
+    /// place: what is valid is used at once, and renewed when it is due.
+    pub fn kept_in(
+        vault: Arc<dyn Vault>,
+        kept: impl IntoIterator<Item = (u32, Vec<u8>)>,
+        source: Arc<dyn CertificateSource>,
+    ) -> Self {
+        let made = Self::made(source, Arc::new(SystemClock), Some(Shelf::new(vault)));
+        for (place, bytes) in kept {
+            made.shared.take_up(place, &bytes);
+        }
+        made
+    }
+
+    fn made(source: Arc<dyn CertificateSource>, clock: Arc<dyn Clock>, shelf: Option<Shelf>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 source,
                 clock,
+                runtime: Handle::try_current().ok(),
+                turns: Arc::new(Turns::new()),
+                shelf,
+                news: watch::Sender::default(),
+                births: AtomicU64::new(0),
                 entries: Mutex::default(),
             }),
         }
     }
 
-    /// The certificate of `id`, valid now: at once when there is one, else after the attempt under way.
+    /// The certificate of `id`, valid now: at once when there is one, else after the attempt under way or due soon.
     ///
-    /// Between failed attempts this fails at once with the last cause; it does not make the source be asked more often.
+    /// Between failed attempts that are far apart this fails at once with the last cause; it does not make the source be
+    /// asked more often.
     ///
     /// # Errors
     /// When there is none, or the last one has expired, and the source gives no other.
     pub async fn get(&self, id: &SpiffeId) -> Result<Arc<Certificate>, CertificateError> {
         let (mut state, demand) = self.shared.entry(id);
+        let ended = state.borrow().attempts;
+        let mut waiting = None;
         loop {
-            if let Some(answer) = state.borrow_and_update().answer(id, self.shared.clock.now(), &demand) {
+            if let Some(answer) = state
+                .borrow_and_update()
+                .answer(id, self.shared.clock.now(), &demand, ended)
+            {
                 return answer;
             }
+            waiting.get_or_insert_with(|| Arc::clone(&demand).wait());
             state
                 .changed()
                 .await
@@ -157,21 +207,74 @@ impl Certificates {
         }
     }
 
+    /// Has the certificate of `id` fetched ahead, after those that connections wait for, and held ready.
+    pub fn want(&self, id: &SpiffeId) -> Wanted {
+        self.shared.want(id);
+        Wanted {
+            id: id.clone(),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// Asks again now where the last attempt failed and there is nothing valid: the CA may know better by now.
+    pub fn retry(&self, id: &SpiffeId) {
+        if let Some(entry) = self.shared.lock().get(id)
+            && entry.state.borrow().failure.is_some()
+        {
+            entry.demand.wake.notify_one();
+        }
+    }
+
+    /// Has every certificate asked for anew, spread over half a minute; what is held serves on until then.
+    pub fn renew_all(&self) {
+        self.shared.news.send_modify(|news| news.renewals += 1);
+    }
+
+    /// Drops the certificates of identities that nobody wants: of pods that left while no worker lived.
+    pub fn keep_only_wanted(&self) {
+        let unwanted: Vec<SpiffeId> = {
+            let entries = self.shared.lock();
+            let unwanted = entries.iter().filter(|(_, entry)| !entry.demand.is_wanted());
+            unwanted.map(|(id, _)| id.clone()).collect()
+        };
+        for id in unwanted {
+            self.shared.forget(&id, |demand| !demand.is_wanted());
+        }
+    }
+
     /// What is held for `id` now, without asking for anything; none while nobody wanted a certificate.
     #[must_use]
     pub fn held(&self, id: &SpiffeId) -> Option<Held> {
         let entries = self.shared.lock();
-        let state = entries.get(id)?.state.borrow();
-        Some(Held {
-            certificate: state.certificate.clone(),
-            failure: state.failure.as_deref().map(|failure| with_causes(failure)),
-        })
+        Some(self.shared.held(entries.get(id)?))
     }
 
-    /// Drops the certificate and ends its renewal; tunnels that stand keep theirs. For the end of `id`'s last pod.
-    pub fn forget(&self, id: &SpiffeId) {
-        let forgotten = self.shared.lock().remove(id);
-        drop(forgotten);
+    /// What is held of every identity, by its name.
+    #[must_use]
+    pub fn list(&self) -> Vec<(SpiffeId, Held)> {
+        let entries = self.shared.lock();
+        let held = entries.iter().map(|(id, entry)| (id.clone(), self.shared.held(entry)));
+        let mut list: Vec<_> = held.collect();
+        drop(entries);
+        list.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        list
+    }
+}
+
+impl Wanted {
+    /// Whose certificate is held ready.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.shared.forget(&self.id, |demand| {
+            let before = demand.wanted.fetch_sub(1, Ordering::SeqCst);
+            before == 1
+        });
     }
 }
 
@@ -183,42 +286,150 @@ impl Shared {
     /// Notes that `id` is asked for, and starts its keeper when it has none that lives.
     fn entry(self: &Arc<Self>, id: &SpiffeId) -> (watch::Receiver<State>, Arc<Demand>) {
         let mut entries = self.lock();
-        match entries.get(id) {
-            Some(entry) if !entry.keeper.is_finished() => {
-                entry.demand.note();
-                (entry.state.clone(), entry.demand.clone())
+        let entry = self.living(&mut entries, id);
+        entry.demand.note();
+        (entry.state.clone(), Arc::clone(&entry.demand))
+    }
+
+    fn want(self: &Arc<Self>, id: &SpiffeId) {
+        let mut entries = self.lock();
+        let entry = self.living(&mut entries, id);
+        entry.demand.wanted.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn living<'a>(self: &Arc<Self>, entries: &'a mut HashMap<SpiffeId, Entry>, id: &SpiffeId) -> &'a mut Entry {
+        let entry = entries
+            .entry(id.clone())
+            .or_insert_with(|| self.start(id, Arc::new(Demand::new()), None));
+        if entry.keeper.is_finished() {
+            *entry = self.start(id, Arc::clone(&entry.demand), None);
+        }
+        entry
+    }
+
+    fn start(self: &Arc<Self>, id: &SpiffeId, demand: Arc<Demand>, held: Option<(u64, Arc<Certificate>)>) -> Entry {
+        let (birth, held) = match held {
+            Some((birth, held)) => (birth, Some(held)),
+            None => (self.next_birth(), None),
+        };
+        let (sender, state) = watch::channel(State {
+            asking: held.is_none(),
+            certificate: held.clone(),
+            ..State::default()
+        });
+        let keeper = Keeper {
+            id: id.clone(),
+            birth,
+            source: Arc::clone(&self.source),
+            turns: Arc::clone(&self.turns),
+            clock: Arc::clone(&self.clock),
+            state: sender,
+            demand: Arc::clone(&demand),
+            news: self.news.subscribe(),
+            home: Arc::downgrade(self),
+        };
+        let keeper = match &self.runtime {
+            Some(runtime) => runtime.spawn(keeper.run(held)),
+            None => tokio::spawn(keeper.run(held)),
+        };
+        Entry {
+            birth,
+            state,
+            demand,
+            keeper,
+        }
+    }
+
+    fn next_birth(&self) -> u64 {
+        self.births.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Takes up what an earlier process kept, if it still is of use.
+    fn take_up(self: &Arc<Self>, place: u32, bytes: &[u8]) {
+        let Some(shelf) = &self.shelf else { return };
+        let birth = self.next_birth();
+        match shelf.take_up(place, bytes, birth) {
+            Err(error) => {
+                tracing::warn!(place, error = with_causes(&error), "a kept certificate is not taken up");
+                shelf.clear(place);
             }
-            _ => {
-                let entry = self.start(id);
-                let reach = (entry.state.clone(), entry.demand.clone());
-                entries.insert(id.clone(), entry);
-                reach
+            Ok(certificate) if judge(&certificate, self.clock.now()).is_err() => {
+                shelf.release(certificate.id(), birth);
+            }
+            Ok(certificate) => {
+                let id = certificate.id().clone();
+                let entry = self.start(&id, Arc::new(Demand::new()), Some((birth, Arc::new(certificate))));
+                self.lock().insert(id, entry);
             }
         }
     }
 
-    fn start(self: &Arc<Self>, id: &SpiffeId) -> Entry {
-        let (sender, state) = watch::channel(State {
-            asking: true,
-            ..State::default()
-        });
-        let demand = Arc::new(Demand {
-            born: Instant::now(),
-            asked: AtomicU64::new(0),
-            wake: Notify::new(),
-        });
-        let keeper = Keeper {
-            id: id.clone(),
-            source: self.source.clone(),
-            clock: self.clock.clone(),
-            state: sender,
-            demand: demand.clone(),
-            home: Arc::downgrade(self),
+    /// Keeps a certificate past this process, if it is from the identity's entry of `birth`.
+    fn keep(&self, certificate: &Certificate, birth: u64) {
+        let is_current = || {
+            let entries = self.lock();
+            entries.get(certificate.id()).is_some_and(|entry| entry.birth == birth)
         };
-        Entry {
-            state,
-            demand,
-            keeper: tokio::spawn(keeper.run()),
+        if let Some(shelf) = &self.shelf {
+            shelf.keep(certificate, birth, is_current);
+        }
+    }
+
+    /// The CA gave these roots: certificates with others are to be had anew.
+    fn note_roots(&self, roots: &Arc<[CertificateDer<'static>]>) {
+        self.news.send_if_modified(|news| {
+            let is_same = news.roots.as_ref().is_some_and(|known| same_set(known, roots));
+            if is_same {
+                return false;
+            }
+            if news.roots.is_some() {
+                tracing::info!(
+                    count = roots.len(),
+                    "the CA gives other roots than before; every certificate is renewed"
+                );
+            }
+            news.roots = Some(Arc::clone(roots));
+            true
+        });
+    }
+
+    /// Drops the certificate of `id` and ends its renewal, if nobody has use for it.
+    fn forget(&self, id: &SpiffeId, is_useless: impl FnOnce(&Demand) -> bool) {
+        let mut entries = self.lock();
+        if entries.get(id).is_some_and(|entry| is_useless(&entry.demand)) {
+            let forgotten = entries.remove(id);
+            drop(entries);
+            self.let_go(id, forgotten.as_ref());
+        }
+    }
+
+    /// A keeper takes its own entry out; true when it is no longer there.
+    fn remove_if(&self, id: &SpiffeId, birth: u64, is_useless: impl FnOnce() -> bool) -> bool {
+        let mut entries = self.lock();
+        if !is_useless() {
+            return false;
+        }
+        if entries.get(id).is_some_and(|entry| entry.birth == birth) {
+            let forgotten = entries.remove(id);
+            drop(entries);
+            self.let_go(id, forgotten.as_ref());
+        }
+        true
+    }
+
+    fn let_go(&self, id: &SpiffeId, entry: Option<&Entry>) {
+        if let (Some(shelf), Some(entry)) = (&self.shelf, entry) {
+            shelf.release(id, entry.birth);
+        }
+    }
+
+    fn held(&self, entry: &Entry) -> Held {
+        let state = entry.state.borrow();
+        let ahead = state.next.filter(|_| !state.asking);
+        Held {
+            certificate: state.certificate.clone(),
+            failure: state.failure.as_deref().map(|failure| with_causes(failure)),
+            next_attempt: ahead.map(|next| self.clock.now() + next.saturating_duration_since(Instant::now())),
         }
     }
 }
@@ -236,12 +447,13 @@ impl Drop for Entry {
 }
 
 impl State {
-    /// What a caller is told now; nothing means to wait for the keeper.
+    /// What a caller is told now who came when `ended` attempts had ended; nothing means to wait for the keeper.
     fn answer(
         &self,
         id: &SpiffeId,
         now: SystemTime,
         demand: &Demand,
+        ended: u64,
     ) -> Option<Result<Arc<Certificate>, CertificateError>> {
         if let Some(usable) = self.usable(now) {
             return Some(Ok(usable.clone()));
@@ -253,6 +465,10 @@ impl State {
             demand.wake.notify_one();
             return None;
         };
+        let is_soon = self.next.is_some_and(|next| next <= Instant::now() + SOON);
+        if self.attempts == ended && is_soon {
+            return None;
+        }
         let over = self
             .certificate
             .as_ref()
@@ -272,117 +488,6 @@ impl State {
     }
 }
 
-impl Demand {
-    fn note(&self) {
-        let millis = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.asked.store(millis, Ordering::Relaxed);
-    }
-
-    fn idle(&self) -> Duration {
-        self.born
-            .elapsed()
-            .saturating_sub(Duration::from_millis(self.asked.load(Ordering::Relaxed)))
-    }
-}
-
-impl Keeper {
-    async fn run(self) {
-        let mut failures = 0;
-        loop {
-            self.state.send_modify(|state| state.asking = true);
-            let wait = match self.issue().await {
-                Ok(certificate) => {
-                    failures = 0;
-                    self.keep(certificate)
-                }
-                Err(error) => {
-                    failures = u32::saturating_add(failures, 1);
-                    self.fail(error, failures)
-                }
-            };
-            tokio::select! {
-                () = sleep(wait) => {}
-                () = self.needed() => {}
-            }
-            if self.idle() && self.leave() {
-                return;
-            }
-        }
-    }
-
-    async fn issue(&self) -> Result<Arc<Certificate>, IssueError> {
-        let answer = timeout(ISSUE_LIMIT, self.source.issue(self.id.clone())).await;
-        let certificate = answer.map_err(|_| IssueError::TimedOut(ISSUE_LIMIT))??;
-        if certificate.id() != &self.id {
-            let (got, wanted) = (certificate.id().clone(), self.id.clone());
-            return Err(MaterialError::WrongIdentity { got, wanted }.into());
-        }
-        judge(&certificate, self.clock.now())?;
-        Ok(certificate)
-    }
-
-    /// Publishes a certificate and says how long it is good for.
-    fn keep(&self, certificate: Arc<Certificate>) -> Duration {
-        let wait = until_renewal(&certificate, self.clock.now(), rand::random_range(-1.0..=1.0));
-        tracing::debug!(id = %self.id, renewal_in_s = wait.as_secs(), "certificate issued");
-        self.state.send_replace(State {
-            certificate: Some(certificate),
-            failure: None,
-            asking: false,
-        });
-        wait
-    }
-
-    /// Publishes a failure beside the certificate there may be, and says how long to wait.
-    fn fail(&self, error: IssueError, failures: u32) -> Duration {
-        let wait = back_off(failures, rand::random_range(0.0..=1.0));
-        let still_valid = self.state.borrow().usable(self.clock.now()).is_some();
-        let (error_text, next_in_ms) = (with_causes(&error), wait.as_millis());
-        tracing::warn!(id = %self.id, error = error_text, failures, still_valid, next_in_ms, "no new certificate");
-        self.state.send_modify(|state| {
-            state.failure = Some(Arc::new(error));
-            state.asking = false;
-        });
-        wait
-    }
-
-    /// Waits for somebody who finds the certificate unusable, and is right.
-    async fn needed(&self) {
-        loop {
-            self.demand.wake.notified().await;
-            if self.state.borrow().usable(self.clock.now()).is_none() {
-                return;
-            }
-        }
-    }
-
-    /// Nobody asked for a whole life of the certificate, so it renews for nobody.
-    fn idle(&self) -> bool {
-        let state = self.state.borrow();
-        let limit = state
-            .usable(self.clock.now())
-            .and_then(|held| held.not_after().duration_since(held.not_before()).ok())
-            .unwrap_or(IDLE_WITHOUT_CERTIFICATE);
-        self.demand.idle() > limit
-    }
-
-    /// Takes itself out of the map, unless somebody asked just now.
-    fn leave(&self) -> bool {
-        let Some(home) = self.home.upgrade() else { return true };
-        let mut entries = home.lock();
-        if !self.idle() {
-            return false;
-        }
-        if entries
-            .get(&self.id)
-            .is_some_and(|entry| Arc::ptr_eq(&entry.demand, &self.demand))
-        {
-            entries.remove(&self.id);
-        }
-        true
-    }
-}
-
 /// Is a certificate valid at this time?
 fn judge(certificate: &Certificate, now: SystemTime) -> Result<(), IssueError> {
     let (begin, end) = (certificate.not_before(), certificate.not_after());
@@ -393,25 +498,4 @@ fn judge(certificate: &Certificate, now: SystemTime) -> Result<(), IssueError> {
         return Err(IssueError::Expired(now.duration_since(end).unwrap_or_default()));
     }
     Ok(())
-}
-
-/// How long until half of the certificate's life is over, give or take a tenth (`jitter` is -1 to 1), so that the pods
-/// of a node do not all ask at once. Half of what is left when that moment has passed.
-fn until_renewal(certificate: &Certificate, now: SystemTime, jitter: f64) -> Duration {
-    let (begin, end) = (certificate.not_before(), certificate.not_after());
-    let half_life = end.duration_since(begin).unwrap_or_default() / 2;
-    let wait = match begin.checked_add(half_life).map(|due| due.duration_since(now)) {
-        Some(Ok(wait)) => wait,
-        _ => end.duration_since(now).unwrap_or_default() / 2,
-    };
-    wait.mul_f64(1.0 + jitter / 10.0).max(FIRST_BACK_OFF)
-}
-
-/// How long to wait after the given number of failures in a row, less up to a fifth (`jitter` is 0 to 1).
-fn back_off(failures: u32, jitter: f64) -> Duration {
-    let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
-    FIRST_BACK_OFF
-        .saturating_mul(doubled)
-        .min(LONGEST_BACK_OFF)
-        .mul_f64(1.0 - jitter / 5.0)
 }

@@ -141,6 +141,10 @@ impl Connector {
         })
     }
 
+    pub(super) fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
     async fn connect(self) -> Result<TlsStream<TcpStream>, ConnectError> {
         let at = format!("{}:{}", self.host, self.port);
         let reaching = async {
@@ -162,7 +166,11 @@ impl Connector {
 
     fn config(&self) -> Result<Arc<ClientConfig>, ConnectError> {
         let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(roots::certificates(&self.roots)?);
+        // A platform's store may hold some that nobody can use; a mesh's file may be of such alone.
+        if let (0, _) = store.add_parsable_certificates(roots::certificates(&self.roots)?) {
+            let origin = self.roots.to_string();
+            return Err(RootsError::Unusable { origin }.into());
+        }
         let failed = |cause: Box<dyn Error + Send + Sync>| ConnectError::Transport(cause);
         let provider = tls::provider();
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))

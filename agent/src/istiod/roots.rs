@@ -1,8 +1,16 @@
 //! Who istiod must be certified by.
 
-use std::{fmt, fs, io, path::PathBuf};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
 
 use rustls::pki_types::{CertificateDer, pem, pem::PemObject};
+
+/// Most bytes of a file that are read; a ConfigMap has no more (1 MiB).
+const LARGEST_FILE: u64 = 1 << 20;
 
 /// Certificates to trust.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +50,12 @@ pub enum RootsError {
         /// Where they are from.
         origin: String,
     },
+    /// None of them is a certificate that signs others.
+    #[error("none of the certificates in {origin} can be used as a root")]
+    Unusable {
+        /// Where they are from.
+        origin: String,
+    },
     /// The platform's cannot be read.
     #[error("the platform's store of roots cannot be read: {0}")]
     System(String),
@@ -76,7 +90,7 @@ impl fmt::Display for Roots {
 pub fn certificates(roots: &Roots) -> Result<Vec<CertificateDer<'static>>, RootsError> {
     let found = match roots {
         Roots::File(path) => {
-            let pem = fs::read(path).map_err(|cause| RootsError::Unreadable {
+            let pem = read(path).map_err(|cause| RootsError::Unreadable {
                 path: path.clone(),
                 cause,
             })?;
@@ -97,6 +111,16 @@ pub fn certificates(roots: &Roots) -> Result<Vec<CertificateDer<'static>>, Roots
         });
     }
     Ok(found)
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length <= LARGEST_FILE) {
+        Ok(bytes)
+    } else {
+        Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 1 MiB"))
+    }
 }
 
 fn parse(roots: &Roots, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, RootsError> {

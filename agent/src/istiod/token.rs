@@ -1,7 +1,9 @@
 //! Who we are: a service account's token, which the kubelet replaces every few hours.
 
 use std::{
-    fmt, fs, io,
+    fmt,
+    fs::File,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -18,6 +20,9 @@ pub enum Token {
 
 /// Where a token is looked for when nothing was said; without one there, none is shown.
 const STANDARD: &str = "./var/run/secrets/tokens/istio-token";
+
+/// Most bytes of a token; a service account's takes about one KiB, and a header may have 16.
+const LARGEST: u64 = 16 * 1024;
 
 /// Why there is no token to show.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +82,7 @@ pub(super) fn bearer(token: &Token) -> Result<Option<MetadataValue<Ascii>>, Toke
     let text = match token {
         Token::Literal(text) => text.clone(),
         Token::File(path) => {
-            let text = match fs::read_to_string(path) {
+            let text = match read(path) {
                 Ok(text) => text,
                 Err(error) if error.kind() == io::ErrorKind::NotFound && *path == Path::new(STANDARD) => {
                     return Ok(None);
@@ -98,4 +103,17 @@ pub(super) fn bearer(token: &Token) -> Result<Option<MetadataValue<Ascii>>, Toke
         .map_err(|_| TokenError::Malformed)?;
     value.set_sensitive(true);
     Ok(Some(value))
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
+    if u64::try_from(text.len()).is_ok_and(|length| length <= LARGEST) {
+        Ok(text)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "it is longer than any token",
+        ))
+    }
 }

@@ -37,6 +37,12 @@ impl Keeper {
         Self { link: None }
     }
 
+    /// The same link once more, for another thread: a note is one datagram, so that they never mix.
+    pub fn share(&self) -> io::Result<Self> {
+        let link = self.link.as_ref().map(OwnedFd::try_clone).transpose()?;
+        Ok(Self { link })
+    }
+
     /// Has a socket held under a name.
     pub fn hold(&self, name: &str, socket: BorrowedFd<'_>) -> io::Result<()> {
         self.tell(&Note::Hold { name: name.to_owned() }, Some(socket))

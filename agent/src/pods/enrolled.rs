@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     drain::{DrainTrigger, drain},
+    identity::{SpiffeId, Wanted},
     mesh::{Snapshot, Workload, policy},
     parent::keeper::Keeper,
     proxy::{OpenCounts, PodFacts, PodProxy, ProxyParts, TunnelInfo},
@@ -38,6 +39,15 @@ pub struct Enrolled {
     /// Links and addresses as they were last seen; the guard stands on these links.
     interior: Interior,
     served: Option<Served>,
+    /// Has its certificate held ready.
+    identity: Option<Held>,
+}
+
+/// Whose certificate is held ready for a pod.
+struct Held {
+    wanted: Wanted,
+    /// The mesh says that the pod has this identity; otherwise it is what its service account leads to expect.
+    is_known: bool,
 }
 
 /// What a pod is doing.
@@ -98,6 +108,7 @@ impl Enrolled {
             flags: FLAG_MTLS_REQUIRED,
             interior: Interior::default(),
             served: None,
+            identity: None,
         }
     }
 
@@ -129,6 +140,8 @@ impl Enrolled {
         netns: Netns,
         held: Option<Listeners>,
     ) -> Result<(), RegistryError> {
+        // First of all: it takes longer than all that follows.
+        self.want_certificate(parts, &parts.mesh.current());
         let netns = Arc::new(netns);
         let slot = self.slot();
         let maps = parts.node.maps();
@@ -291,8 +304,36 @@ impl Enrolled {
         Ok(())
     }
 
-    /// The mesh may say otherwise now whether plaintext is refused.
+    /// Has the certificate held ready of who the mesh says the pod is; before it does, of who the pod will be.
+    fn want_certificate(&mut self, parts: &Parts, mesh: &Snapshot) {
+        let known = self
+            .workload(mesh, &parts.network)
+            .and_then(|workload| workload.identity());
+        let is_known = known.is_some();
+        let pod = &self.record.pod;
+        let expected = || SpiffeId::new(&parts.trust_domain, &pod.namespace, pod.service_account.as_deref()?).ok();
+        let Some(id) = known.or_else(expected) else { return };
+        match &mut self.identity {
+            Some(held) if *held.wanted.id() == id => {
+                if is_known && !std::mem::replace(&mut held.is_known, is_known) {
+                    // Who knows of the pod in the mesh knows whom it certifies.
+                    parts.certificates.retry(&id);
+                }
+            }
+            // What the mesh said is not given up for a guess.
+            Some(_) if !is_known => {}
+            _ => {
+                let wanted = parts.certificates.want(&id);
+                self.identity = Some(Held { wanted, is_known });
+            }
+        }
+    }
+
+    /// The mesh may say otherwise now who the pod is, and whether plaintext is refused.
     pub fn reconsider(&mut self, parts: &Parts, mesh: &Snapshot) -> Result<(), RegistryError> {
+        if self.state != State::Lingering {
+            self.want_certificate(parts, mesh);
+        }
         let flags = self.wanted_flags(parts, mesh, &self.addresses.load());
         let draining = matches!(self.state, State::Draining { .. });
         let flags = if draining { 0 } else { flags };
@@ -380,6 +421,7 @@ impl Enrolled {
     /// The pod's namespace lost its path: ends its connections and lets go of the namespace. The guard stays.
     pub fn let_go(&mut self, parts: &Parts) -> Result<(), RegistryError> {
         self.served = None;
+        self.identity = None;
         self.state = State::Lingering;
         parts
             .keeper
@@ -419,7 +461,8 @@ impl Enrolled {
         let identity = self
             .workload(&mesh, &parts.network)
             .and_then(|workload| workload.identity());
-        let certificate = identity.as_ref().and_then(|id| parts.certificates.held(id));
+        let wanted = self.identity.as_ref().map(|held| held.wanted.id());
+        let certificate = identity.as_ref().or(wanted).and_then(|id| parts.certificates.held(id));
         let open = self
             .served
             .as_ref()

@@ -99,6 +99,8 @@ pub struct Parts {
     pub mesh: Mesh,
     /// Certificates.
     pub certificates: Certificates,
+    /// Trust domain of a pod's identity as long as the mesh does not say which.
+    pub trust_domain: Arc<str>,
     /// The node's network.
     pub network: Arc<str>,
     /// Numbers of tunnels, sockets and pools.

@@ -160,6 +160,15 @@ pub struct CertificateStatus {
     pub not_after: Option<String>,
     /// How long it is still good, in seconds; negative when it is over.
     pub remaining_seconds: Option<i64>,
+    /// Its first moment.
+    #[serde(default)]
+    pub not_before: Option<String>,
+    /// Its serial number, decimal.
+    #[serde(default)]
+    pub serial: Option<String>,
+    /// When the next one is asked for; none while that happens.
+    #[serde(default)]
+    pub next_attempt: Option<String>,
     /// Why the last attempt to get one failed.
     pub failure: Option<String>,
 }
@@ -243,6 +252,7 @@ mod tests {
                 not_after: Some(text(20)),
                 remaining_seconds: Some(i64::MAX),
                 failure: None,
+                ..CertificateStatus::default()
             }),
             verdicts: counts(18),
             ..PodStatus::default()

@@ -16,7 +16,7 @@ fn healthy() -> Status {
         certificate: Some(CertificateStatus {
             not_after: Some("2026-11-22T09:00:00Z".to_owned()),
             remaining_seconds: Some(80_000),
-            failure: None,
+            ..CertificateStatus::default()
         }),
         mtls_because: MtlsBecause::Policies,
         verdicts: verdicts_of(&[(Verdict::OutRedirected, 9), (Verdict::PassPlaintext, 3)]),
@@ -214,9 +214,9 @@ fn plaintext_is_a_problem_only_where_policies_refuse_it_and_somebody_tried() {
 fn a_certificate_that_is_over_or_cannot_be_renewed_is_told() {
     let held = |status: &mut Status, remaining: Option<i64>, failure: Option<&str>| {
         pod(status).certificate = Some(CertificateStatus {
-            not_after: None,
             remaining_seconds: remaining,
             failure: failure.map(str::to_owned),
+            ..CertificateStatus::default()
         });
     };
     shows(|status| held(status, Some(-65), None), &["expired 1m05s ago", "clock"]);
