@@ -326,7 +326,7 @@ fn certificates_are_there_before_the_first_connection_and_outlive_the_worker() -
         echo.peer()?;
     }
     // Nothing is kept of a pod that left.
-    let uid = scene.client.uid().to_owned();
+    let uid = scene.client.uid();
     scene.client.release()?;
     within(SOON, "the pod is taken out", || {
         agent.status().ok().filter(|status| !status.pods.contains_key(&uid))
