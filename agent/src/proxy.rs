@@ -61,7 +61,7 @@ pub use self::{
 };
 use crate::{
     identity::{Certificates, SpiffeId},
-    mesh::{Mesh, Workload},
+    mesh::{Mesh, Snapshot, Workload},
     telemetry::{Telemetry, exposition::Families, metric},
 };
 
@@ -227,15 +227,18 @@ impl PodProxy {
 
     /// The pod's workload, if the mesh knows it.
     fn workload_now(&self) -> Option<Arc<Workload>> {
+        self.workload_in(&self.mesh.current())
+    }
+
+    /// The pod's workload, if this mesh knows it.
+    fn workload_in(&self, mesh: &Snapshot) -> Option<Arc<Workload>> {
         let PodFacts {
             namespace,
             name,
             service_account,
             ..
         } = &self.pod;
-        self.mesh
-            .current()
-            .workload_of_pod(namespace, name, service_account.as_deref())
+        mesh.workload_of_pod(namespace, name, service_account.as_deref())
     }
 
     /// The pod's workload, waiting for the mesh to learn of it.

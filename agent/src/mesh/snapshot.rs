@@ -70,6 +70,11 @@ pub(super) struct Policies {
     pub(super) global: Vec<Arc<Policy>>,
 }
 
+/// All policies of a snapshot, to be told from those of another: equal when no policy has come, changed or gone between
+/// the two.
+#[derive(Debug, Clone)]
+pub struct PolicySet(Arc<Policies>);
+
 /// A workload as endpoint of one service.
 #[derive(Debug, Clone, Copy)]
 pub struct Endpoint<'a> {
@@ -299,6 +304,11 @@ impl Snapshot {
         services.filter_map(|(slot, served)| Some((slot, served.service.as_ref()?)))
     }
 
+    /// What tells whether policies changed.
+    pub fn policy_set(&self) -> PolicySet {
+        PolicySet(Arc::clone(&self.policies))
+    }
+
     /// All policies, in the order of their keys.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.policies.by_key.values()
@@ -346,6 +356,14 @@ impl Snapshot {
         served.filter_map(|served| served.service.as_ref())
     }
 }
+
+impl PartialEq for PolicySet {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for PolicySet {}
 
 /// Of the services a client may see: one in its namespace, then a canonical one, then the first.
 pub(super) fn prefer<'a>(

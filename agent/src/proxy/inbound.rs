@@ -51,10 +51,17 @@ impl PodProxy {
     /// Cuts what the mesh no longer allows, for ever.
     async fn review(&self) {
         let mut mesh = self.mesh.clone();
+        let mut judged = None;
         loop {
             mesh.changed().await;
             let snapshot = mesh.current();
-            let pod = self.workload_now();
+            let pod = self.workload_in(&snapshot);
+            // A mesh may change many times a second, but hardly ever in what a verdict rests on.
+            let rests_on = Some((pod.clone(), snapshot.policy_set()));
+            if judged == rests_on {
+                continue;
+            }
+            judged = rests_on;
             let verdict = |subject: &Subject| {
                 let Some(pod) = &pod else {
                     let text = "the mesh no longer knows this pod";
@@ -192,10 +199,10 @@ impl PodProxy {
             source: Some(&tunnel.source),
             destination: to,
         };
-        match denial(
-            &policy::authorize(&self.mesh.current(), &pod, &connection),
-            Phase::Authorize,
-        ) {
+        let mesh = self.mesh.current();
+        // As it is now: a policy may have been attached to it since.
+        let protected = self.workload_in(&mesh).unwrap_or_else(|| Arc::clone(&pod));
+        match denial(&policy::authorize(&mesh, &protected, &connection), Phase::Authorize) {
             Some(reason) => Err(Refused {
                 status: StatusCode::UNAUTHORIZED,
                 reason,
