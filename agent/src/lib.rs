@@ -19,6 +19,7 @@
 //! | [`hbone`] | CONNECT over HTTP/2 over mTLS |
 //! | [`tls`] | TLS configurations and the check of a peer's identity |
 //! | [`istiod`] | reaching istiod: TLS, roots, token, headers |
+//! | [`dns`] | addresses of host names |
 //! | [`identity`] | SPIFFE IDs, certificates and where they come from |
 //! | [`mesh`] | workloads, services, policies, gateways; pure decisions on them |
 //! | [`telemetry`] | metrics, log lines, recent failures, spans |
@@ -32,6 +33,7 @@ pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod dns;
 pub mod drain;
 pub mod hbone;
 pub mod identity;

@@ -18,6 +18,7 @@ use super::{
     registry::{Parts, RegistryError, Stirred},
 };
 use crate::{
+    dns::Names,
     drain::{DrainTrigger, drain},
     mesh::{Snapshot, Workload, policy},
     parent::keeper::Keeper,
@@ -191,6 +192,7 @@ impl Enrolled {
                 sockets,
                 mesh: parts.mesh.clone(),
                 certificates: parts.certificates.clone(),
+                names: Names::of_process(),
                 network: Arc::clone(&parts.network),
                 tuning: parts.tuning,
                 telemetry: Arc::clone(&parts.telemetry),

@@ -3,7 +3,7 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 23] = [
+const MAY_IMPORT: [(&str, &[&str]); 24] = [
     // It is given closures for everything it tells.
     ("admin", &[]),
     // The composition root knows everybody.
@@ -38,6 +38,8 @@ const MAY_IMPORT: [(&str, &[&str]); 23] = [
     // It makes the values that others take.
     ("config", &["hbone", "identity", "istiod", "mesh::HBONE_PORT", "proxy"]),
     ("control", &["pods", "status"]),
+    // It is asked for names; it does not know what for.
+    ("dns", &[]),
     ("drain", &[]),
     // A tunnel carries what it is asked to; it does not know who uses it or why.
     ("hbone", &["identity", "mesh::Authority", "mesh::Workload", "tls"]),
@@ -51,6 +53,7 @@ const MAY_IMPORT: [(&str, &[&str]); 23] = [
     (
         "pods",
         &[
+            "dns::Names",
             "drain",
             "identity",
             "mesh",
@@ -65,6 +68,7 @@ const MAY_IMPORT: [(&str, &[&str]); 23] = [
     (
         "proxy",
         &[
+            "dns",
             "drain",
             "hbone",
             "identity",
