@@ -87,7 +87,7 @@ pub use draft::Draft;
 pub use listing::Entrances;
 pub use policy::Policy;
 pub use service::Service;
-pub use snapshot::Snapshot;
+pub use snapshot::{PolicySet, Snapshot};
 pub use workload::Workload;
 
 /// The port on which HBONE is spoken, by agents and by gateways unless they say otherwise (wire-facts §3.1).

@@ -7,6 +7,7 @@
 pub mod ask;
 pub mod certificate_status;
 pub mod enrolled;
+mod kernel_mesh;
 pub mod pod_sockets;
 pub mod record;
 pub mod registry;

@@ -29,7 +29,9 @@ pub mod node;
 pub mod pod;
 pub mod process;
 pub mod scene;
+pub mod scripted_istiod;
 pub mod sweep;
+pub mod under_istiod;
 pub mod wait;
 
 pub use agent::Agent;
@@ -44,4 +46,5 @@ pub use network::Network;
 pub use node::Node;
 pub use pod::Pod;
 pub use process::Process;
+pub use scripted_istiod::ScriptedIstiod;
 pub use wait::within;

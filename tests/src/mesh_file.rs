@@ -97,7 +97,8 @@ impl MeshFile {
         fs::rename(&fresh, &self.path).because(format!("renaming to {}", self.path.display()))
     }
 
-    fn with_gateway(&self, workload: &Value) -> Value {
+    /// A workload together with the gateway of its network, if that is known.
+    pub(crate) fn with_gateway(&self, workload: &Value) -> Value {
         let mut workload = workload.clone();
         if let (Some(gateway), Some(fields)) = (
             self.gateways.get(&text_of(&workload, "network")),

@@ -55,6 +55,11 @@ impl OneNetwork {
 
     /// Starts it and enrols nobody.
     pub fn not_enrolled(title: &str, options: &AgentOptions) -> Result<Self> {
+        Self::made_by(title, |_| Ok(options.clone()))
+    }
+
+    /// Makes the lab and its pods, starts its agents with options made for them, and enrols nobody.
+    pub fn made_by(title: &str, options: impl FnOnce(&Lab) -> Result<AgentOptions>) -> Result<Self> {
         let lab = Lab::new(title)?;
         let network = lab.network("net1")?;
         let nodes = [network.node("node1")?, network.node("node2")?];
@@ -64,7 +69,8 @@ impl OneNetwork {
         let server = node2.pod("server").two_addresses().start()?;
         let plain = node2.pod("plain").plain().start()?;
         let outside = network.host("outside")?;
-        let agents = [node1.agent_with(options.clone())?, node2.agent_with(options.clone())?];
+        let options = options(&lab)?;
+        let agents = [node1.agent_with(options.clone())?, node2.agent_with(options)?];
         Ok(Self {
             agents,
             nodes,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use isthmus_tests::{
-    Agent, Because as _, Failure, Result, log::field, pod::connect_from, roundtrip, scene::TwoNetworks, within,
+    Agent, Because as _, Failure, Result, control_plane, log::field, pod::connect_from, roundtrip, scene::TwoNetworks, within,
 };
 use serde_json::{Value, json};
 
@@ -19,18 +19,12 @@ const PORT: u16 = 8080;
 const PLAIN_PORT: u16 = 7000;
 const SOON: Duration = Duration::from_secs(5);
 const ADMIN: u16 = 15000;
-/// Programs of the control plane, by the folder that the file `current` names.
-const BUILT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/control-plane");
 
 fn istioctl() -> Result<PathBuf> {
-    if let Some(path) = env::var_os("ISTIOCTL") {
-        return Ok(path.into());
+    match env::var_os("ISTIOCTL") {
+        Some(path) => Ok(path.into()),
+        None => control_plane::istioctl(),
     }
-    let built = Path::new(BUILT);
-    let current = fs::read_to_string(built.join("current")).unwrap_or_default();
-    let path = built.join(current.trim()).join("istioctl");
-    path.canonicalize()
-        .because(format!("finding {} (cargo xtask setup builds it)", path.display()))
 }
 
 /// What an agent holds, as a file that istioctl reads.
@@ -156,7 +150,7 @@ fn add_rare_objects(scene: &TwoNetworks) -> Result {
         ));
         mesh.add_workload(workload(
             "sick",
-            json!({"status": "Unhealthy", "services": behind(0), "capacity": 3}),
+            json!({"status": "Unhealthy", "services": behind(8080), "capacity": 3}),
         ));
         mesh.add_workload(workload(
             "well",
@@ -331,7 +325,6 @@ fn certificates(dump: &Dump, scene: &TwoNetworks) -> Result {
     let held = find(&objects, "identity", &identity);
     assert_eq!(held["state"], "Available");
     for (kind, certificate) in [("Leaf", &held["certChain"][0]), ("Root", &held["rootCerts"][0])] {
-        let serial: u128 = field(certificate, "serialNumber").parse().unwrap_or_default();
         let (from, to) = (field(certificate, "validFrom"), field(certificate, "expirationTime"));
         let begin = format!("{identity} {kind} Available true ");
         let row = rows
@@ -339,11 +332,26 @@ fn certificates(dump: &Dump, scene: &TwoNetworks) -> Result {
             .find(|row| row.starts_with(&begin))
             .because(format!("{begin} in {rows:#?}"))?;
         assert!(row.ends_with(&format!(" {to} {from}")), "{row}");
-        // Ours are longer than 16 bytes; where they are not, the row has them in hexadecimal.
-        assert!(serial == 0 || row.contains(&format!(" {serial:x} ")), "{row}");
+        let serial = hexadecimal(&field(certificate, "serialNumber"));
+        assert!(serial.len() > 1 && row.contains(&format!(" {serial} ")), "{serial} in {row}");
         assert!(field(certificate, "pem").len() > 500);
     }
     Ok(())
+}
+
+/// A decimal number of any length in hexadecimal, as istioctl prints serial numbers.
+fn hexadecimal(decimal: &str) -> String {
+    let mut digits: Vec<u32> = decimal.chars().filter_map(|digit| digit.to_digit(10)).collect();
+    let mut hexadecimal = Vec::new();
+    while digits.iter().any(|digit| *digit != 0) {
+        let mut rest = 0;
+        for digit in &mut digits {
+            let value = rest * 10 + *digit;
+            (*digit, rest) = (value / 16, value % 16);
+        }
+        hexadecimal.extend(char::from_digit(rest, 16));
+    }
+    hexadecimal.iter().rev().collect()
 }
 
 /// Answers how many connections the server was told to have.

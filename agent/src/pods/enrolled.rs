@@ -19,6 +19,7 @@ use super::{
     registry::{Parts, RegistryError, Stirred},
 };
 use crate::{
+    dns::Names,
     drain::{DrainTrigger, drain},
     identity::{SpiffeId, Wanted},
     mesh::{Snapshot, Workload, policy},
@@ -205,6 +206,7 @@ impl Enrolled {
                 sockets,
                 mesh: parts.mesh.clone(),
                 certificates: parts.certificates.clone(),
+                names: Names::of_process(),
                 network: Arc::clone(&parts.network),
                 tuning: parts.tuning,
                 telemetry: Arc::clone(&parts.telemetry),
@@ -377,21 +379,21 @@ impl Enrolled {
 
     /// What the mesh says of plaintext to this pod, and whether its connects to strangers are left alone. A pod the mesh does not know may have any policy: refused.
     fn wanted_flags(&self, parts: &Parts, mesh: &Snapshot, addresses: &[IpAddr]) -> u32 {
+        let own = self.workload(mesh, &parts.network);
+        // A mesh that lacks this pod may lack its destinations as well.
+        let leaves = parts.leave_non_mesh && own.is_some();
         let required = self.record.pod.mtls_required.unwrap_or_else(|| {
-            self.policed(parts, mesh, addresses)
+            own.or_else(|| at_one_of(parts, mesh, addresses))
                 .is_none_or(|workload| policy::plaintext_refused(mesh, &workload))
         });
-        // A mesh that lacks this pod may lack its destinations as well.
-        let leaves = parts.leave_non_mesh && self.workload(mesh, &parts.network).is_some();
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
         flag(required, FLAG_MTLS_REQUIRED) | flag(leaves, FLAG_LEAVE_STRANGERS)
     }
 
     /// The workload whose policies hold for the pod: by its name, else by its address.
     fn policed(&self, parts: &Parts, mesh: &Snapshot, addresses: &[IpAddr]) -> Option<Arc<Workload>> {
-        let at = |address: &IpAddr| mesh.workload_at(&parts.network, *address);
         self.workload(mesh, &parts.network)
-            .or_else(|| addresses.iter().find_map(at))
+            .or_else(|| at_one_of(parts, mesh, addresses))
     }
 
     fn workload(&self, mesh: &Snapshot, network: &str) -> Option<Arc<Workload>> {
@@ -518,6 +520,11 @@ impl Enrolled {
             programs: links.iter().map(|link| (link.name.clone(), link.program_id)).collect(),
         }
     }
+}
+
+fn at_one_of(parts: &Parts, mesh: &Snapshot, addresses: &[IpAddr]) -> Option<Arc<Workload>> {
+    let at = |address: &IpAddr| mesh.workload_at(&parts.network, *address);
+    addresses.iter().find_map(at)
 }
 
 /// Kata Containers names the tap of its virtual machine so (`tap0_kata`, virtcontainers).

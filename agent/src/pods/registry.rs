@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     ask::{Ask, PodConnections, Survey},
     enrolled::{Enrolled, State},
+    kernel_mesh::KernelMesh,
     record::{Record, RecordError, Records},
 };
 use crate::{
@@ -38,8 +39,6 @@ const MOST_CONNECTIONS: usize = 20_000;
 const LOOK: Duration = Duration::from_millis(250);
 /// How often a pod that could not be taken up again is tried.
 const RETRY: Duration = Duration::from_secs(2);
-/// How long the kernel may believe what it was told of the mesh: several looks, so that one that is late matters not.
-const BELIEF: Duration = Duration::from_secs(2);
 /// How long after a drain's deadline the last resets may take to leave. Less than the parent's patience.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -133,8 +132,7 @@ pub struct Registry {
     asks: mpsc::Receiver<Ask>,
     stirred: mpsc::Receiver<Stirred>,
     retried: Instant,
-    /// The kernel knows every address of the mesh.
-    mesh_written: bool,
+    kernel_mesh: KernelMesh,
 }
 
 impl Registry {
@@ -304,16 +302,10 @@ impl Registry {
 
     /// Tells the kernel who belongs to the mesh; without that every connect is redirected.
     fn write_mesh(&mut self) {
-        if !self.parts.leave_non_mesh {
-            return;
+        if self.parts.leave_non_mesh {
+            let mesh = self.parts.mesh.current();
+            report(self.kernel_mesh.follow(self.parts.node.maps(), &mesh));
         }
-        let mesh = self.parts.mesh.current();
-        let maps = self.parts.node.maps();
-        let written = maps.set_mesh(mesh.member_addresses(), mesh.member_ranges());
-        self.mesh_written = written.is_ok();
-        report(written);
-        let time = if self.mesh_written { BELIEF } else { Duration::ZERO };
-        report(maps.believe_mesh_for(time));
     }
 
     fn reconsider(&mut self) {
@@ -326,9 +318,7 @@ impl Registry {
 
     /// Looks after pods that lost their path, drained pods and those that could not be taken up.
     async fn look(&mut self) {
-        if self.mesh_written {
-            report(self.parts.node.maps().believe_mesh_for(BELIEF));
-        }
+        self.write_mesh();
         for pod in self.pods.values_mut() {
             if !pod.has_its_path() {
                 tracing::info!(pod = %pod.record.pod.name, "the pod's network namespace lost its path");

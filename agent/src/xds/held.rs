@@ -374,3 +374,6 @@ fn must_be_called(name: Option<&str>, own: &str, fields: &str) -> Result<(), Mis
         "{fields}: {own:?} is not what the resource is named"
     )))
 }
+
+#[cfg(test)]
+mod tests;
