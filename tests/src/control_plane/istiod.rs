@@ -30,7 +30,7 @@ pub(super) const PORT: u16 = 15012;
 /// Where it serves workloads without TLS, in its own namespace only.
 pub(super) const PLAIN_PORT: u16 = 15010;
 const HTTP_PORT: u16 = 8080;
-const UP: Duration = Duration::from_secs(90);
+const UP: Duration = Duration::from_secs(180);
 
 /// An istiod; it may be ended and started again.
 #[derive(Debug)]

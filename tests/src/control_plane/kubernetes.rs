@@ -26,7 +26,7 @@ use crate::{
 
 const PORT: u16 = 6443;
 /// Cold, on two busy cores.
-const UP: Duration = Duration::from_secs(60);
+const UP: Duration = Duration::from_secs(180);
 /// What members of `system:masters` show. The apiserver listens in namespaces of the lab only.
 const TOKEN: &str = "lab";
 
