@@ -8,7 +8,8 @@
 //! | `bind` | the ports and who else may hold them |
 //! | `server` | HTTP with everything bounded |
 //! | `query`, `reply` | the two ends of an exchange |
-//! | `local` | port 15000, on loopback: state, logging, profiles |
+//! | `dump` | answers too large to be held |
+//! | `local` | port 15000, on loopback: state, dump, logging, profiles |
 //! | `metrics` | port 15020 |
 //! | `readiness` | port 15021, and what makes an agent ready |
 //! | `logging` | changing what is logged |
@@ -16,6 +17,7 @@
 
 mod bind;
 mod cpu_profile;
+mod dump;
 mod heap_profile;
 mod local;
 mod logging;
@@ -31,6 +33,7 @@ use tokio::{net::TcpListener, task::AbortHandle};
 
 pub use self::{
     bind::BindError,
+    dump::{Collector, Dump, Writer},
     local::{State, Teller},
     logging::Logging,
     metrics::{Format, Metrics},
@@ -62,6 +65,8 @@ pub struct Ports {
 pub struct Sources {
     /// The agent's state.
     pub state: State,
+    /// All that it holds.
+    pub dump: Dump,
     /// What is logged.
     pub logging: Arc<dyn Logging>,
     /// The metrics.
@@ -81,6 +86,7 @@ pub struct Serving(Vec<AbortHandle>);
 pub async fn serve(ports: Ports, sources: Sources) -> Result<Serving, BindError> {
     let Sources {
         state,
+        dump,
         logging,
         metrics,
         readiness,
@@ -104,6 +110,7 @@ pub async fn serve(ports: Ports, sources: Sources) -> Result<Serving, BindError>
     let profiles = CpuProfiles::new();
     let local = LocalSite {
         state,
+        dump,
         logging,
         profiles,
     };

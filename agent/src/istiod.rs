@@ -18,7 +18,7 @@ mod token;
 #[cfg(test)]
 pub(crate) mod stage;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

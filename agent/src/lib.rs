@@ -7,6 +7,7 @@
 //! | [`cleanup`] | `isthmus cleanup`: takes every trace of the agent off the node |
 //! | [`cli`] | the command line |
 //! | [`config`] | flags and variables of what serves, checked as a whole |
+//! | [`config_dump`] | what the agent holds, as istioctl reads it |
 //! | [`operator`] | short commands on a terminal: `pod`, `status`, `ca`, `mesh` |
 //! | [`status`] | what the agent says of itself: collected, judged, written down |
 //! | [`admin`] | the HTTP ports: state, logging, profiles, metrics, readiness |
@@ -20,6 +21,7 @@
 //! | [`tls`] | TLS configurations and the check of a peer's identity |
 //! | [`istiod`] | reaching istiod: TLS, roots, token, headers |
 //! | [`xds`] | the mesh as istiod tells it |
+//! | [`dns`] | addresses of host names |
 //! | [`identity`] | SPIFFE IDs, certificates and where they come from |
 //! | [`mesh`] | workloads, services, policies, gateways; pure decisions on them |
 //! | [`telemetry`] | metrics, log lines, recent failures, spans |
@@ -32,7 +34,9 @@ pub mod check;
 pub mod cleanup;
 pub mod cli;
 pub mod config;
+pub mod config_dump;
 pub mod control;
+pub mod dns;
 pub mod drain;
 pub mod hbone;
 pub mod identity;

@@ -39,6 +39,7 @@
 //! | [`members`] | which addresses belong to the mesh |
 //! | `index` | from hashes to numbers of objects |
 //! | `interner` | equal things kept once |
+//! | `listing` | everything there is, in order |
 //! | [`policy`] | authorisation policies and their verdict |
 //! | [`route`] | where an outbound connection goes |
 //! | [`service`] | services, their ports and balancing |
@@ -64,6 +65,7 @@ pub mod gateway;
 pub mod inbound;
 mod index;
 mod interner;
+mod listing;
 pub mod members;
 pub mod policy;
 pub mod route;
@@ -82,9 +84,10 @@ pub use address::{GatewayAddress, GatewayDestination, NetworkAddress, ServiceKey
 pub use authority::Authority;
 pub use builder::{Builder, Placed};
 pub use draft::Draft;
+pub use listing::Entrances;
 pub use policy::Policy;
 pub use service::Service;
-pub use snapshot::Snapshot;
+pub use snapshot::{PolicySet, Snapshot};
 pub use workload::Workload;
 
 /// The port on which HBONE is spoken, by agents and by gateways unless they say otherwise (wire-facts §3.1).

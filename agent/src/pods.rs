@@ -5,8 +5,9 @@
 //! agent what to take up again.
 
 pub mod ask;
-mod certificate_status;
+pub mod certificate_status;
 pub mod enrolled;
+mod kernel_mesh;
 pub mod pod_sockets;
 pub mod record;
 pub mod registry;

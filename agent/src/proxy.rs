@@ -2,7 +2,10 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `outbound` | a pod's application dials: decide, reach, relay |
+//! | `outbound` | a pod's application dials: take, reach, relay |
+//! | `reach` | finding the way of an outbound connection, and another one when it is closed |
+//! | `upstream` | one attempt to go such a way |
+//! | `ejections` | peers that lately could not be reached |
 //! | `inbound` | a tunnel brings a CONNECT: admit, authorise, deliver, relay |
 //! | `gateway` | the same for a whole network: pick an endpoint, pipe |
 //! | `terminate` | accepting tunnels, common to pods and gateways |
@@ -15,6 +18,7 @@
 //! | `tunnels` | which tunnels are open, for status |
 //! | `accept` | a listener that survives a lack of descriptors |
 //! | `descriptors` | the budget of descriptors |
+//! | `open_connection` | what is told of a connection while it lives |
 //! | `close` | why a connection ended |
 //! | `access_log` | one line per connection |
 //! | `tuning` | numbers that an operator may change |
@@ -26,17 +30,21 @@ mod close;
 mod connections;
 mod descriptors;
 mod dial;
+mod ejections;
 pub mod gateway;
 mod inbound;
 mod leg;
+mod open_connection;
 mod outbound;
 mod pool;
+mod reach;
 mod relay;
 pub mod sockets;
 mod terminate;
 mod tuning;
 mod tunnel_socket;
 mod tunnels;
+mod upstream;
 
 use std::{
     fmt,
@@ -47,18 +55,20 @@ use std::{
     time::Duration,
 };
 
-use self::{access_log::Book, connections::Connections, pool::Pool, terminate::Parts};
+use self::{access_log::Book, connections::Connections, ejections::Ejections, pool::Pool, terminate::Parts};
 pub use self::{
     close::{Cause, CloseCode, CloseReason, Phase, Who},
     descriptors::Descriptors,
     gateway::{Gateway, GatewayParts},
+    open_connection::{Carried, OpenConnection, Requested},
     sockets::{PlainSockets, Sockets},
     tuning::{PoolLimits, SocketOptions, Tuning},
     tunnels::TunnelInfo,
 };
 use crate::{
+    dns::Names,
     identity::{Certificates, SpiffeId},
-    mesh::{Mesh, Workload},
+    mesh::{Mesh, Snapshot, Workload},
     telemetry::{Telemetry, exposition::Families, metric},
 };
 
@@ -87,6 +97,8 @@ pub struct ProxyParts {
     pub mesh: Mesh,
     /// Where certificates come from.
     pub certificates: Certificates,
+    /// Addresses of endpoints known by name only.
+    pub names: Names,
     /// The network the pod's address belongs to.
     pub network: Arc<str>,
     /// Numbers of tunnels, sockets and pools.
@@ -115,7 +127,11 @@ pub struct PodProxy {
     sockets: Arc<dyn Sockets>,
     mesh: Mesh,
     certificates: Certificates,
+    names: Names,
     pool: Pool,
+    ejections: Ejections,
+    /// Who this pod is among those who tell `ejections` of failures.
+    witness: u64,
     outgoing: Connections,
     /// Tunnels that were dialled.
     dialled: Connections,
@@ -131,6 +147,7 @@ impl PodProxy {
             sockets,
             mesh,
             certificates,
+            names,
             network,
             tuning,
             telemetry,
@@ -156,7 +173,10 @@ impl PodProxy {
             sockets,
             mesh,
             certificates,
+            names,
             pool,
+            ejections: Ejections::of_process(),
+            witness: Ejections::witness(),
             outgoing: Connections::new(),
             dialled,
             parts,
@@ -193,6 +213,12 @@ impl PodProxy {
         self.parts.listed.list(most)
     }
 
+    /// What is being carried, at most `most` each way, the oldest first: what came to the pod, and what it made.
+    #[must_use]
+    pub fn list_connections(&self, most: usize) -> [Vec<Arc<OpenConnection>>; 2] {
+        [self.parts.streams.list(most), self.outgoing.list(most)]
+    }
+
     /// Connections that were reset because an application dialled our own listener.
     #[must_use]
     pub fn self_calls(&self) -> u64 {
@@ -218,15 +244,18 @@ impl PodProxy {
 
     /// The pod's workload, if the mesh knows it.
     fn workload_now(&self) -> Option<Arc<Workload>> {
+        self.workload_in(&self.mesh.current())
+    }
+
+    /// The pod's workload, if this mesh knows it.
+    fn workload_in(&self, mesh: &Snapshot) -> Option<Arc<Workload>> {
         let PodFacts {
             namespace,
             name,
             service_account,
             ..
         } = &self.pod;
-        self.mesh
-            .current()
-            .workload_of_pod(namespace, name, service_account.as_deref())
+        mesh.workload_of_pod(namespace, name, service_account.as_deref())
     }
 
     /// The pod's workload, waiting for the mesh to learn of it.

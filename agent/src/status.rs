@@ -1,5 +1,7 @@
 //! What the agent says of itself: collected here, judged in [`problems`], written for people in [`text`].
 
+mod gateways;
+mod istiod;
 mod problems;
 mod table;
 mod text;
@@ -7,10 +9,12 @@ mod text;
 use std::{
     fs,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
-use isthmus_wire::{Descriptors, Direction, Failure, MOST_TUNNELS, Status, Tunnel, WorkerEnd};
+use isthmus_wire::{
+    Descriptors, Direction, Failure, IdentityStatus, MOST_CERTIFICATES, MOST_TUNNELS, Status, Tunnel, WorkerEnd,
+};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{sync::watch, task::AbortHandle};
 
@@ -20,9 +24,11 @@ pub use self::{
 };
 use crate::{
     admin::Readiness,
+    identity::Certificates,
     mesh::{self, Mesh},
-    pods::{Pods, ask::Survey},
+    pods::{Pods, ask::Survey, certificate_status::certificate_status},
     proxy::{self, Gateway, TunnelInfo},
+    xds::Told,
 };
 
 /// The last connections that failed, newest last.
@@ -42,6 +48,10 @@ pub struct Facts {
     pub mesh: Mesh,
     /// What the mesh source last said.
     pub mesh_state: watch::Receiver<String>,
+    /// What the client of istiod says of itself; none when a mesh file is followed.
+    pub istiod: Option<watch::Receiver<Told>>,
+    /// The certificates of this process.
+    pub certificates: Certificates,
     /// Whether the agent is ready.
     pub readiness: Readiness,
     /// The last connections that failed.
@@ -74,6 +84,7 @@ struct Inner {
     holder: Holder,
     started: Instant,
     mesh_times: Arc<Mutex<MeshTimes>>,
+    istiod: Option<istiod::Istiod>,
     follower: AbortHandle,
 }
 
@@ -95,6 +106,7 @@ impl Desk {
         let following = follow(facts.mesh.clone(), facts.mesh_state.clone(), Arc::clone(&mesh_times));
         let follower = tokio::spawn(following).abort_handle();
         Self(Arc::new(Inner {
+            istiod: facts.istiod.clone().map(istiod::Istiod::new),
             facts,
             holder,
             started: now,
@@ -110,6 +122,7 @@ impl Desk {
             holder,
             started,
             mesh_times,
+            istiod,
             ..
         } = &*self.0;
         let survey = match holder {
@@ -120,6 +133,7 @@ impl Desk {
             let times = mesh_times.lock().unwrap_or_else(PoisonError::into_inner);
             (times.said.elapsed(), times.taken.map(|taken| taken.elapsed()))
         };
+        let mesh = facts.mesh.current();
         let budget = proxy::Descriptors::of_process();
         Status {
             node: facts.node.clone(),
@@ -133,7 +147,10 @@ impl Desk {
             mesh: facts.mesh_state.borrow().clone(),
             mesh_since_seconds: mesh_since.as_secs(),
             mesh_age_seconds: mesh_age.map(|age| age.as_secs()),
-            mesh_size: facts.mesh.current().sizes(),
+            istiod: istiod.as_ref().map(istiod::Istiod::status),
+            mesh_size: mesh.sizes(),
+            certificates: identities(&facts.certificates),
+            gateways: gateways::known(&mesh, |_| false),
             descriptors: Descriptors {
                 used: budget.used(),
                 limit: budget.limit(),
@@ -178,6 +195,16 @@ async fn follow(mut mesh: Mesh, mut state: watch::Receiver<String>, times: Arc<M
             (times.said, said) = (now, says);
         }
     }
+}
+
+fn identities(certificates: &Certificates) -> Vec<IdentityStatus> {
+    let now = SystemTime::now();
+    let listed = certificates.list().into_iter().take(MOST_CERTIFICATES);
+    let status = listed.map(|(id, held)| IdentityStatus {
+        identity: id.to_string(),
+        certificate: certificate_status(held, now),
+    });
+    status.collect()
 }
 
 fn survey_gateway(gateway: &Gateway) -> Survey {

@@ -24,6 +24,8 @@ pub mod counters;
 pub mod decode;
 pub mod disk;
 mod encode;
+#[cfg(test)]
+mod fixture;
 pub mod held;
 pub mod kind;
 pub mod node;

@@ -37,3 +37,12 @@ pub use probe::Told;
 pub use roots::{Intermediate, Roots};
 pub use service::ClusterServiceBuilder;
 pub use t1::{Second, T1, split_horizon};
+
+use std::path::PathBuf;
+
+use crate::failure::Result;
+
+/// Istio's command line, as `cargo xtask setup` built it.
+pub fn istioctl() -> Result<PathBuf> {
+    programs::built("istioctl")
+}

@@ -294,3 +294,50 @@ fn while_the_agent_is_down_plaintext_into_a_pod_that_requires_mutual_tls_stays_o
     }
     echo.must_not_accept(Duration::from_millis(50))
 }
+
+/// Serial numbers of all pods' certificates; none as long as one lacks its own.
+fn serials(agent: &Agent) -> Option<BTreeMap<String, String>> {
+    let pods = agent.status().ok()?.pods;
+    let serial = |pod: PodStatus| pod.certificate?.serial;
+    pods.into_iter().map(|(uid, pod)| Some((uid, serial(pod)?))).collect()
+}
+
+#[test]
+fn certificates_are_there_before_the_first_connection_and_outlive_the_worker() -> Result {
+    let scene = OneNetwork::start("restart")?;
+    let [agent, _] = &scene.agents;
+    let all_there = || {
+        within(SOON, "every pod has its certificate", || {
+            serials(agent).filter(|all| !all.is_empty())
+        })
+    };
+    let before = all_there()?;
+    let echo = scene.server.echo(PORT)?;
+    for _ in 0..2 {
+        let killed = agent.kill_worker()?;
+        within(SOON, "the parent starts another worker", || {
+            agent.status().ok().filter(|status| status.worker_pid != killed)
+        })?;
+        assert_eq!(all_there()?, before);
+        roundtrip(
+            &mut scene.client.connect(scene.server.at(PORT))?,
+            b"with a certificate of the worker before",
+        )?;
+        echo.peer()?;
+    }
+    // Nothing is kept of a pod that left.
+    let uid = scene.client.uid();
+    scene.client.release()?;
+    within(SOON, "the pod is taken out", || {
+        agent.status().ok().filter(|status| !status.pods.contains_key(&uid))
+    })?;
+    scene.client.enrol()?;
+    let after = all_there()?;
+    assert_ne!(after[&uid], before[&uid]);
+    assert!(
+        before
+            .iter()
+            .all(|(other, serial)| *other == uid || after[other] == *serial)
+    );
+    Ok(())
+}

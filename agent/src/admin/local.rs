@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::{
     cpu_profile::CpuProfiles,
+    dump::Dump,
     heap_profile,
     logging::{self, Logging},
     reply::{self, Reply},
@@ -19,6 +20,9 @@ use super::{
 
 /// How long the agent may take to tell its state; it takes milliseconds unless the node is in trouble.
 const TELLING: Duration = Duration::from_secs(10);
+
+/// ztunnel answers it whatever the method, and so do we.
+const DUMP: &str = "/config_dump";
 
 /// Writes the state down as JSON.
 pub type Teller = Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
@@ -39,6 +43,7 @@ impl State {
 /// Port 15000.
 pub(super) struct LocalSite {
     pub(super) state: State,
+    pub(super) dump: Dump,
     pub(super) logging: Arc<dyn Logging>,
     pub(super) profiles: CpuProfiles,
 }
@@ -50,6 +55,11 @@ impl Site for LocalSite {
             Method::GET,
             "/state",
             "what the agent holds, as `isthmus status -o json`",
+        ),
+        (
+            Method::GET,
+            DUMP,
+            "all that the agent holds, as istioctl ztunnel-config reads it; any method",
         ),
         (
             Method::POST,
@@ -74,10 +84,12 @@ impl Site for LocalSite {
         ),
         (Method::POST, "/quitquitquit", "not served: end the agent with SIGTERM"),
     ];
+    const ANY_METHOD: &'static [&'static str] = &[DUMP];
 
     async fn answer(&self, asked: Asked) -> Reply {
         match asked.path.as_str() {
             "/state" => self.state().await,
+            DUMP => self.dump.answer().await,
             "/logging" => logging::answer(&*self.logging, &asked.query),
             "/debug/pprof/profile" => self.profiles.answer(&asked.query).await,
             "/debug/pprof/heap" => heap_profile::dump().await,

@@ -1,4 +1,4 @@
-//! Answering HTTP requests, with everything bounded: connections, heads, bodies, and how long a reader may take.
+//! Answering HTTP requests, with everything bounded: connections, heads, bodies, and how long a reader may stand still.
 //!
 //! One connection carries one request. A port that has as many connections as it may cuts the oldest one for a newcomer, so
 //! that readers who never read keep nobody out, and hold no more answers in memory than the port has connections.
@@ -23,8 +23,10 @@ use super::{
 
 /// How long a request's head and body may take to arrive.
 const ASKING: Duration = Duration::from_secs(10);
-/// How long an answer may take to be taken.
+/// How long a reader may take nothing of its answer.
 const READING: Duration = Duration::from_secs(30);
+/// How long it may take for all of it.
+const READING_ALL: Duration = Duration::from_secs(300);
 /// Longest head of a request in bytes.
 const HEAD_BYTES: usize = 16 << 10;
 /// Longest body in bytes; what it says is ignored.
@@ -36,6 +38,9 @@ const RECOVER: Duration = Duration::from_millis(100);
 pub(super) trait Site: Send + Sync + 'static {
     /// Methods, paths and what they are for.
     const PATHS: &'static [(Method, &'static str, &'static str)];
+
+    /// Those of the paths that answer whatever the method.
+    const ANY_METHOD: &'static [&'static str] = &[];
 
     /// Answers a request for one of the paths.
     fn answer(&self, asked: Asked) -> impl Future<Output = Reply> + Send;
@@ -95,13 +100,12 @@ impl Drop for Open {
 }
 
 async fn attend<S: Site>(tcp: TcpStream, site: Arc<S>) {
-    let answered = Notify::new();
+    let taken = Arc::new(Notify::new());
     let service = service_fn(|request| {
-        let (site, answered) = (&site, &answered);
+        let (site, taken) = (&site, Arc::clone(&taken));
         async move {
             let reply = answer(&**site, request).await;
-            answered.notify_one();
-            Ok::<_, Infallible>(reply)
+            Ok::<_, Infallible>(reply.map(|body| body.ringing(taken)))
         }
     });
     let connection = http1::Builder::new()
@@ -111,14 +115,16 @@ async fn attend<S: Site>(tcp: TcpStream, site: Arc<S>) {
         .keep_alive(false)
         .serve_connection(TokioIo::new(tcp), service);
     let late = async {
-        answered.notified().await;
-        sleep(READING).await;
+        taken.notified().await;
+        let standing_still = async { while timeout(READING, taken.notified()).await.is_ok() {} };
+        // Whichever way it took too long.
+        drop(timeout(READING_ALL, standing_still).await);
     };
     tokio::select! {
         served = connection => if let Err(error) = served {
             tracing::debug!(%error, "a connection to an admin port broke");
         },
-        () = late => tracing::debug!(within = ?READING, "an answer of an admin port was not read in time; cut"),
+        () = late => tracing::debug!("an answer of an admin port was not read in time; cut"),
     }
 }
 
@@ -141,14 +147,15 @@ async fn answer<S: Site>(site: &S, request: Request<Incoming>) -> Reply {
         query,
         accept: accept.map(str::to_owned),
     };
-    match refusal(S::PATHS, &asked) {
+    match refusal::<S>(&asked) {
         Some(refusal) => refusal,
         None => site.answer(asked).await,
     }
 }
 
 /// The answer to what is not among the paths.
-fn refusal(paths: &[(Method, &'static str, &'static str)], asked: &Asked) -> Option<Reply> {
+fn refusal<S: Site>(asked: &Asked) -> Option<Reply> {
+    let paths = S::PATHS;
     let here: Vec<&Method> = paths
         .iter()
         .filter(|(_, path, _)| *path == asked.path)
@@ -159,7 +166,7 @@ fn refusal(paths: &[(Method, &'static str, &'static str)], asked: &Asked) -> Opt
         return Some(reply::text(StatusCode::NOT_FOUND, text));
     }
     let fits = |method: &&Method| **method == asked.method || (**method == Method::GET && asked.method == Method::HEAD);
-    if here.iter().any(fits) {
+    if here.iter().any(fits) || S::ANY_METHOD.contains(&asked.path.as_str()) {
         return None;
     }
     let allow = here.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");

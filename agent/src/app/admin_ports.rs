@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use isthmus_wire::{Direction, Failure};
 use tokio::runtime::Handle;
 
-use super::{StartError, failed, mesh_source::MeshSource};
+use super::{StartError, dump::Held, failed, mesh_source::MeshSource};
 use crate::{
     admin::{self, Logging, Metrics, Ports, Readiness, Sources, State},
     config, mesh,
@@ -17,6 +17,7 @@ use crate::{
 /// The HTTP ports, and what is told there.
 pub(super) struct AdminPorts {
     state: State,
+    dump: admin::Dump,
     pub(super) readiness: Readiness,
     surveyor: Surveyor,
     _serving: admin::Serving,
@@ -40,9 +41,10 @@ impl AdminPorts {
         };
         let (state, readiness) = (State::default(), Readiness::default());
         pending.iter().for_each(|name| readiness.pend(name));
-        let surveyor = Surveyor::default();
+        let (surveyor, dump) = (Surveyor::default(), admin::Dump::default());
         let sources = Sources {
             state: state.clone(),
+            dump: dump.clone(),
             logging: Arc::new(log.clone()),
             metrics: metrics(Arc::clone(telemetry), Arc::clone(&surveyor)),
             readiness: readiness.clone(),
@@ -52,6 +54,7 @@ impl AdminPorts {
             .map_err(failed("opening the ports for operators, probes and scrapers"))?;
         Ok(Self {
             state,
+            dump,
             readiness,
             surveyor,
             _serving: serving,
@@ -88,6 +91,11 @@ impl AdminPorts {
     pub(super) fn count(&self, survey: impl Fn() -> NodeState + Send + Sync + 'static) {
         // Set once: a process has one registry or one gateway.
         drop(self.surveyor.set(Box::new(survey)));
+    }
+
+    /// From now on this is dumped; `pods` are those of an agent, which a gateway has none of.
+    pub(super) fn dump(&self, held: Held, pods: Option<Pods>) {
+        self.dump.collected_by(held.collector(pods));
     }
 
     pub(super) fn told_by(&self, desk: &Desk) {

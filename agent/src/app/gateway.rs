@@ -11,13 +11,14 @@ use tokio::{
 use super::{
     StartError,
     admin_ports::{AdminPorts, failures},
-    failed,
+    dump, failed,
     mesh_source::MeshSource,
     open_certificates, raise_descriptor_limit, start_log, start_telemetry,
 };
 use crate::{
     admin::readiness,
     config::GatewayConfig,
+    config_dump,
     drain::drain,
     identity::istiod_ca::Asks,
     parent::CUT_SHORT,
@@ -55,6 +56,7 @@ fn run(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, StartError> {
 }
 
 async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, StartError> {
+    let told = config_dump::of_gateway(&config);
     let GatewayConfig {
         common,
         identity,
@@ -69,11 +71,12 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
     let failures = failures(&telemetry);
     let certificates = open_certificates(&common, Asks::ForItself, None)?;
     let _own = certificates.want(&identity);
+    admin.dump(dump::Held::new(&common, told, &mesh, &certificates), None);
     let parts = GatewayParts {
         identity,
         network: common.network.as_str().into(),
         mesh: mesh.clone(),
-        certificates,
+        certificates: certificates.clone(),
         tuning: common.tuning,
         telemetry,
     };
@@ -90,6 +93,8 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
         ended: None,
         mesh,
         mesh_state: source.state.clone(),
+        istiod: source.told.clone(),
+        certificates,
         readiness: admin.readiness.clone(),
         failures,
     };

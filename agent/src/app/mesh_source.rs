@@ -26,7 +26,6 @@ pub(super) struct MeshSource {
     /// [`mesh::watch::GOOD`] or what is wrong with the source.
     pub(super) state: watch::Receiver<String>,
     /// What is known of istiod; none when there is a file.
-    #[expect(dead_code, reason = "status tells it soon")]
     pub(super) told: Option<watch::Receiver<Told>>,
     /// Whether it is served already, from before.
     pub(super) is_served: bool,

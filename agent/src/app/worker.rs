@@ -24,7 +24,7 @@ use tokio::{
 use super::{
     StartError,
     admin_ports::{AdminPorts, failures},
-    failed,
+    dump, failed,
     kept_certificates::Kept,
     mesh_source::MeshSource,
     open_certificates, raise_descriptor_limit, start_log, start_telemetry,
@@ -32,7 +32,7 @@ use super::{
 use crate::{
     admin::readiness,
     config::NodeConfig,
-    control,
+    config_dump, control,
     identity::istiod_ca::Asks,
     parent::keeper::Keeper,
     pods::{
@@ -75,9 +75,7 @@ fn run(config: NodeConfig, before: Before, log: &LogHandle) -> Result<(), StartE
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("asking to end with the parent"))?;
     raise_descriptor_limit();
     netns::remember_home().map_err(failed("opening this process's network namespace"))?;
-    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let data =
-        Shards::start(config.threads.on(cores, config.cpus), config.vigil).map_err(failed("starting data threads"))?;
+    let data = Shards::start(data_threads(&config), config.vigil).map_err(failed("starting data threads"))?;
     let control = Builder::new_current_thread()
         .enable_all()
         .build()
@@ -86,6 +84,11 @@ fn run(config: NodeConfig, before: Before, log: &LogHandle) -> Result<(), StartE
     // A blocking call under way must not hold up the end.
     control.shutdown_background();
     served
+}
+
+fn data_threads(config: &NodeConfig) -> NonZeroUsize {
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    config.threads.on(cores, config.cpus)
 }
 
 async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle) -> Result<(), StartError> {
@@ -100,6 +103,8 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     let mesh = source.mesh.clone();
     let kept = Kept::take(&keeper, &mut held).map_err(failed("sharing the link to the parent process"))?;
     let certificates = open_certificates(&config.common, Asks::ForPods, Some(kept))?;
+    let told = config_dump::of_node(&config, data_threads(&config));
+    let dumped = dump::Held::new(&config.common, told, &mesh, &certificates);
 
     let node_netns = Netns::open(&config.node_netns).map_err(failed(
         "opening the node's network namespace (an agent that is in it may say --node-netns /proc/self/ns/net)",
@@ -148,12 +153,15 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         restarts: before.restarts,
         ended: before.ended,
         mesh_state: source.state.clone(),
+        istiod: source.told.clone(),
+        certificates,
         mesh,
         readiness: admin.readiness.clone(),
         failures,
     };
     let desk = Desk::new(facts, Holder::Pods(pods.clone()));
     admin.told_by(&desk);
+    admin.dump(dumped, Some(pods.clone()));
     admin.count_pods(pods.clone(), before.restarts);
     admin.done(readiness::PODS);
     let control = tokio::spawn(control::serve(control, pods.clone(), desk));

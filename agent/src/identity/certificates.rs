@@ -7,16 +7,18 @@
 //! |---|---|
 //! | `keeper` | the task, and when it asks |
 //! | `demand` | who wants an identity's certificate |
+//! | `state` | what a keeper published, and what callers are told by it |
 //! | `turns` | how many questions are under way, and whose comes first |
 
 mod demand;
 mod keeper;
+mod state;
 mod turns;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
 use tokio::runtime::Handle;
@@ -26,6 +28,7 @@ use tokio::time::Instant;
 
 use self::demand::Demand;
 use self::keeper::{Keeper, same_set};
+use self::state::{State, judge};
 use self::turns::Turns;
 use super::shelf::{Shelf, Vault};
 use super::{Certificate, CertificateSource, IssueError, SpiffeId};
@@ -33,9 +36,6 @@ use crate::tls::with_causes;
 
 #[cfg(test)]
 mod tests;
-
-/// Who asks between two attempts waits for the next one when it is due within this time; later ones are not waited for.
-const SOON: Duration = Duration::from_secs(2);
 
 /// The certificates of the identities on this node. Clones share them.
 ///
@@ -128,22 +128,6 @@ struct Entry {
     state: watch::Receiver<State>,
     demand: Arc<Demand>,
     keeper: JoinHandle<()>,
-}
-
-/// What a keeper last published.
-#[derive(Default)]
-struct State {
-    certificate: Option<Arc<Certificate>>,
-    /// How the last attempt ended; none after a success.
-    failure: Option<Arc<IssueError>>,
-    /// An attempt is under way, or waits for its turn.
-    asking: bool,
-    /// How many attempts have ended.
-    attempts: u64,
-    /// When the next attempt is due.
-    next: Option<Instant>,
-    /// When the certificate came.
-    issued: Option<Instant>,
 }
 
 impl Certificates {
@@ -444,58 +428,4 @@ impl Drop for Entry {
     fn drop(&mut self) {
         self.keeper.abort();
     }
-}
-
-impl State {
-    /// What a caller is told now who came when `ended` attempts had ended; nothing means to wait for the keeper.
-    fn answer(
-        &self,
-        id: &SpiffeId,
-        now: SystemTime,
-        demand: &Demand,
-        ended: u64,
-    ) -> Option<Result<Arc<Certificate>, CertificateError>> {
-        if let Some(usable) = self.usable(now) {
-            return Some(Ok(usable.clone()));
-        }
-        if self.asking {
-            return None;
-        }
-        let Some(cause) = self.failure.clone() else {
-            demand.wake.notify_one();
-            return None;
-        };
-        let is_soon = self.next.is_some_and(|next| next <= Instant::now() + SOON);
-        if self.attempts == ended && is_soon {
-            return None;
-        }
-        let over = self
-            .certificate
-            .as_ref()
-            .and_then(|last| now.duration_since(last.not_after()).ok());
-        Some(Err(match over {
-            Some(over) => CertificateError::Expired {
-                id: id.clone(),
-                seconds: over.as_secs(),
-                cause,
-            },
-            None => CertificateError::Issue { id: id.clone(), cause },
-        }))
-    }
-
-    fn usable(&self, now: SystemTime) -> Option<&Arc<Certificate>> {
-        self.certificate.as_ref().filter(|held| judge(held, now).is_ok())
-    }
-}
-
-/// Is a certificate valid at this time?
-fn judge(certificate: &Certificate, now: SystemTime) -> Result<(), IssueError> {
-    let (begin, end) = (certificate.not_before(), certificate.not_after());
-    if now < begin {
-        return Err(IssueError::NotYetValid(begin.duration_since(now).unwrap_or_default()));
-    }
-    if end < now {
-        return Err(IssueError::Expired(now.duration_since(end).unwrap_or_default()));
-    }
-    Ok(())
 }

@@ -18,6 +18,9 @@ pub(super) struct Slab<T> {
 
 type Chunk<T> = Arc<[Option<Arc<T>>; CHUNK]>;
 
+/// What stood at a number, and what stands there now.
+pub(super) type Change<'a, T> = (Option<&'a Arc<T>>, Option<&'a Arc<T>>);
+
 /// Which numbers of a slab are free. The lowest is given out first, so that a slab does not grow holes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Slots {
@@ -67,6 +70,26 @@ impl<T> Slab<T> {
         (0..)
             .zip(slots)
             .filter_map(|(slot, object)| Some((slot, object.as_ref()?)))
+    }
+
+    /// Numbers at which another object stands than in `old`, or none does: what was there, and what is. Chunks that both
+    /// share are passed over, so that it costs little where little differs.
+    pub(super) fn changes<'a>(&'a self, old: &'a Self) -> impl Iterator<Item = Change<'a, T>> {
+        let longest = self.chunks.len().max(old.chunks.len());
+        let pairs = (0..longest).map(|at| (old.chunks.get(at), self.chunks.get(at)));
+        let changed = pairs.filter(|(old, new)| match (old, new) {
+            (Some(old), Some(new)) => !Arc::ptr_eq(old, new),
+            _ => true,
+        });
+        changed.flat_map(|(old, new)| {
+            let object = |chunk: Option<&'a Chunk<T>>, at: usize| chunk?.get(at)?.as_ref();
+            let pairs = (0..CHUNK).map(move |at| (object(old, at), object(new, at)));
+            pairs.filter(|(old, new)| match (old, new) {
+                (Some(old), Some(new)) => !Arc::ptr_eq(old, new),
+                (None, None) => false,
+                _ => true,
+            })
+        })
     }
 
     fn held(&mut self, slot: u32) -> Option<&mut Option<Arc<T>>> {

@@ -1,12 +1,12 @@
 //! Asking the registry, over a channel.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use isthmus_wire::{Enrol, PodStatus, Response};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    proxy::TunnelInfo,
+    proxy::{OpenConnection, TunnelInfo},
     telemetry::{NodeState, PodCounts},
 };
 
@@ -20,6 +20,8 @@ pub enum Ask {
     Drain(Duration, oneshot::Sender<()>),
     /// All pods, tunnels and connections.
     Survey(oneshot::Sender<Survey>),
+    /// The open connections of every pod, by UID.
+    Connections(oneshot::Sender<BTreeMap<String, PodConnections>>),
 }
 
 /// What the registry holds.
@@ -35,6 +37,25 @@ pub struct Survey {
     pub open_tunnels: Vec<(String, TunnelInfo)>,
     /// Connections being relayed.
     pub connections: usize,
+}
+
+/// A pod and its open connections.
+#[derive(Clone, Debug, Default)]
+pub struct PodConnections {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub name: String,
+    /// Service account; empty while neither its enrolment nor the mesh says which.
+    pub service_account: String,
+    /// Whether it is served.
+    pub served: bool,
+    /// What came through tunnels, the oldest first.
+    pub inbound: Vec<Arc<OpenConnection>>,
+    /// What its applications made, the oldest first.
+    pub outbound: Vec<Arc<OpenConnection>>,
+    /// Connections that are open and not among these: there were too many, or they are on their way.
+    pub not_listed: usize,
 }
 
 /// Asks the registry.
@@ -90,6 +111,12 @@ impl Pods {
     pub async fn survey(&self) -> Survey {
         let (answer, answered) = oneshot::channel();
         self.ask(Ask::Survey(answer), answered).await.unwrap_or_default()
+    }
+
+    /// The open connections of every pod, by UID; nothing when the agent ends.
+    pub async fn connections(&self) -> BTreeMap<String, PodConnections> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Ask::Connections(answer), answered).await.unwrap_or_default()
     }
 
     /// Takes no more connections; returns when the open ones have ended, or were cut at the deadline.

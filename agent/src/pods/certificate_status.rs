@@ -8,7 +8,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::identity::Held;
 
 /// What the cache holds of the pod's identity, as of `now`.
-pub(super) fn certificate_status(held: Held, now: SystemTime) -> CertificateStatus {
+pub fn certificate_status(held: Held, now: SystemTime) -> CertificateStatus {
     let written = |moment: SystemTime| OffsetDateTime::from(moment).format(&Rfc3339).ok();
     let certificate = held.certificate.as_ref();
     let not_after = certificate.map(|certificate| certificate.not_after());

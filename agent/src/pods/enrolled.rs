@@ -12,12 +12,14 @@ use isthmus_wire::{MtlsBecause, Plaintext, PodStatus};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
 use super::{
+    ask::PodConnections,
     certificate_status::certificate_status,
     pod_sockets::PodSockets,
     record::Record,
     registry::{Parts, RegistryError, Stirred},
 };
 use crate::{
+    dns::Names,
     drain::{DrainTrigger, drain},
     identity::{SpiffeId, Wanted},
     mesh::{Snapshot, Workload, policy},
@@ -204,6 +206,7 @@ impl Enrolled {
                 sockets,
                 mesh: parts.mesh.clone(),
                 certificates: parts.certificates.clone(),
+                names: Names::of_process(),
                 network: Arc::clone(&parts.network),
                 tuning: parts.tuning,
                 telemetry: Arc::clone(&parts.telemetry),
@@ -354,23 +357,43 @@ impl Enrolled {
         served.map(|served| served.proxy.list_tunnels(most)).unwrap_or_default()
     }
 
+    /// The oldest open connections, at most `most` each way.
+    pub fn list_connections(&self, parts: &Parts, most: usize) -> PodConnections {
+        let pod = &self.record.pod;
+        let proxy = self.served.as_ref().map(|served| &served.proxy);
+        let [inbound, outbound] = proxy.map(|proxy| proxy.list_connections(most)).unwrap_or_default();
+        let account = pod.service_account.clone().or_else(|| {
+            let workload = self.workload(&parts.mesh.current(), &parts.network)?;
+            Some(workload.service_account.to_string())
+        });
+        PodConnections {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            service_account: account.unwrap_or_default(),
+            served: self.state == State::Enrolled,
+            not_listed: self.connections().saturating_sub(inbound.len() + outbound.len()),
+            inbound,
+            outbound,
+        }
+    }
+
     /// What the mesh says of plaintext to this pod, and whether its connects to strangers are left alone. A pod the mesh does not know may have any policy: refused.
     fn wanted_flags(&self, parts: &Parts, mesh: &Snapshot, addresses: &[IpAddr]) -> u32 {
+        let own = self.workload(mesh, &parts.network);
+        // A mesh that lacks this pod may lack its destinations as well.
+        let leaves = parts.leave_non_mesh && own.is_some();
         let required = self.record.pod.mtls_required.unwrap_or_else(|| {
-            self.policed(parts, mesh, addresses)
+            own.or_else(|| at_one_of(parts, mesh, addresses))
                 .is_none_or(|workload| policy::plaintext_refused(mesh, &workload))
         });
-        // A mesh that lacks this pod may lack its destinations as well.
-        let leaves = parts.leave_non_mesh && self.workload(mesh, &parts.network).is_some();
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
         flag(required, FLAG_MTLS_REQUIRED) | flag(leaves, FLAG_LEAVE_STRANGERS)
     }
 
     /// The workload whose policies hold for the pod: by its name, else by its address.
     fn policed(&self, parts: &Parts, mesh: &Snapshot, addresses: &[IpAddr]) -> Option<Arc<Workload>> {
-        let at = |address: &IpAddr| mesh.workload_at(&parts.network, *address);
         self.workload(mesh, &parts.network)
-            .or_else(|| addresses.iter().find_map(at))
+            .or_else(|| at_one_of(parts, mesh, addresses))
     }
 
     fn workload(&self, mesh: &Snapshot, network: &str) -> Option<Arc<Workload>> {
@@ -497,6 +520,11 @@ impl Enrolled {
             programs: links.iter().map(|link| (link.name.clone(), link.program_id)).collect(),
         }
     }
+}
+
+fn at_one_of(parts: &Parts, mesh: &Snapshot, addresses: &[IpAddr]) -> Option<Arc<Workload>> {
+    let at = |address: &IpAddr| mesh.workload_at(&parts.network, *address);
+    addresses.iter().find_map(at)
 }
 
 /// Kata Containers names the tap of its virtual machine so (`tap0_kata`, virtcontainers).

@@ -3,7 +3,7 @@
 mod adoption;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,8 +16,9 @@ use tokio::{
 };
 
 use super::{
-    ask::{Ask, Survey},
+    ask::{Ask, PodConnections, Survey},
     enrolled::{Enrolled, State},
+    kernel_mesh::KernelMesh,
     record::{Record, RecordError, Records},
 };
 use crate::{
@@ -32,12 +33,12 @@ use crate::{
     telemetry::Telemetry,
 };
 
+/// Most connections that are listed each way, all pods together.
+const MOST_CONNECTIONS: usize = 20_000;
 /// How often namespaces are looked at: a pod that is gone must not be kept by our sockets for long.
 const LOOK: Duration = Duration::from_millis(250);
 /// How often a pod that could not be taken up again is tried.
 const RETRY: Duration = Duration::from_secs(2);
-/// How long the kernel may believe what it was told of the mesh: several looks, so that one that is late matters not.
-const BELIEF: Duration = Duration::from_secs(2);
 /// How long after a drain's deadline the last resets may take to leave. Less than the parent's patience.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -131,8 +132,7 @@ pub struct Registry {
     asks: mpsc::Receiver<Ask>,
     stirred: mpsc::Receiver<Stirred>,
     retried: Instant,
-    /// The kernel knows every address of the mesh.
-    mesh_written: bool,
+    kernel_mesh: KernelMesh,
 }
 
 impl Registry {
@@ -191,6 +191,7 @@ impl Registry {
                 });
             }
             Ask::Survey(answer) => reply(answer, self.survey()),
+            Ask::Connections(answer) => reply(answer, self.connections()),
         }
     }
 
@@ -301,16 +302,10 @@ impl Registry {
 
     /// Tells the kernel who belongs to the mesh; without that every connect is redirected.
     fn write_mesh(&mut self) {
-        if !self.parts.leave_non_mesh {
-            return;
+        if self.parts.leave_non_mesh {
+            let mesh = self.parts.mesh.current();
+            report(self.kernel_mesh.follow(self.parts.node.maps(), &mesh));
         }
-        let mesh = self.parts.mesh.current();
-        let maps = self.parts.node.maps();
-        let written = maps.set_mesh(mesh.member_addresses(), mesh.member_ranges());
-        self.mesh_written = written.is_ok();
-        report(written);
-        let time = if self.mesh_written { BELIEF } else { Duration::ZERO };
-        report(maps.believe_mesh_for(time));
     }
 
     fn reconsider(&mut self) {
@@ -323,9 +318,7 @@ impl Registry {
 
     /// Looks after pods that lost their path, drained pods and those that could not be taken up.
     async fn look(&mut self) {
-        if self.mesh_written {
-            report(self.parts.node.maps().believe_mesh_for(BELIEF));
-        }
+        self.write_mesh();
         for pod in self.pods.values_mut() {
             if !pod.has_its_path() {
                 tracing::info!(pod = %pod.record.pod.name, "the pod's network namespace lost its path");
@@ -373,6 +366,17 @@ impl Registry {
         };
         pod.trouble = outcome.as_ref().err().map(|error| chain(error));
         report(outcome);
+    }
+
+    fn connections(&self) -> BTreeMap<String, PodConnections> {
+        let mut room = MOST_CONNECTIONS;
+        let mut listed = BTreeMap::new();
+        for pod in self.pods.values() {
+            let pod_connections = pod.list_connections(&self.parts, room);
+            room -= room.min(pod_connections.inbound.len() + pod_connections.outbound.len());
+            listed.insert(pod.record.pod.uid.clone(), pod_connections);
+        }
+        listed
     }
 
     fn survey(&self) -> Survey {

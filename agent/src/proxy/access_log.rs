@@ -24,6 +24,8 @@ pub(crate) struct Record {
     pub(crate) direction: Direction,
     pub(crate) source: Party,
     pub(crate) destination: Party,
+    /// What an application of the pod dialled.
+    pub(crate) requested: Option<SocketAddr>,
     /// The other end of the tunnel, if there is one.
     pub(crate) hbone: Option<SocketAddr>,
     /// The service that was asked for.
@@ -34,6 +36,8 @@ pub(crate) struct Record {
     parent: Option<u64>,
     began: Instant,
     counted: Option<Counted>,
+    /// Ways that were tried, the last one included.
+    attempts: u32,
 }
 
 /// Whose connections are told, and to whom.
@@ -72,6 +76,7 @@ impl Book {
                 ..Party::default()
             },
             destination: Party::default(),
+            requested: None,
             hbone: None,
             service: None,
             book: self.clone(),
@@ -79,6 +84,7 @@ impl Book {
             parent: None,
             began: Instant::now(),
             counted: None,
+            attempts: 0,
         }
     }
 }
@@ -144,6 +150,18 @@ impl Record {
         self.service = service.map(ServiceFacts::of);
     }
 
+    /// The `attempt`th way is about to be tried, for an application that asked for `to`: what was noted of the way before
+    /// is forgotten.
+    pub(crate) fn tries(&mut self, attempt: u32, to: SocketAddr) {
+        self.attempts = attempt;
+        self.hbone = None;
+        self.source.identity = None;
+        self.destination = Party {
+            address: Some(to),
+            ..Party::default()
+        };
+    }
+
     /// A trace that begins here, to be sent with the CONNECT.
     pub(crate) fn begin_trace(&mut self) -> Traceparent {
         let sampled = self.book.telemetry.spans().is_some();
@@ -158,7 +176,7 @@ impl Record {
         self.parent = Some(parent);
     }
 
-    /// The way is known and about to be tried: from now on it is counted. `sockets` are those of applications.
+    /// It is one, or about to be: from now on it is counted. `sockets` are those of applications.
     pub(crate) fn open(&mut self, sockets: u64) {
         if self.counted.is_some() {
             return;
@@ -267,6 +285,7 @@ impl Record {
                     dst.identity = destination.proven(),
                     dst.cluster = destination.cluster(),
                     direction = self.direction.word(),
+                    attempts = (self.attempts > 1).then_some(u64::from(self.attempts)),
                     bytes_sent = tally.forth,
                     bytes_recv = tally.back,
                     duration,

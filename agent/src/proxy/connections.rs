@@ -6,7 +6,7 @@ use std::{
 
 use tokio::sync::{oneshot, watch};
 
-use super::close::CloseReason;
+use super::{close::CloseReason, open_connection::OpenConnection};
 use crate::identity::SpiffeId;
 
 /// The open connections of one pod. Each can be cut with a reason; an entry leaves with its guard.
@@ -31,6 +31,8 @@ struct Table {
 struct Entry {
     subject: Option<Arc<Subject>>,
     cut: Option<oneshot::Sender<CloseReason>>,
+    /// What it is, once bytes flow.
+    open: Option<Arc<OpenConnection>>,
 }
 
 /// What policy looks at again when the mesh changes.
@@ -77,6 +79,7 @@ impl Connections {
             Entry {
                 subject: subject.map(Arc::new),
                 cut,
+                open: None,
             },
         );
         self.0.count.send_replace(table.entries.len());
@@ -90,6 +93,19 @@ impl Connections {
 
     pub(crate) fn len(&self) -> usize {
         self.0.table().entries.len()
+    }
+
+    /// What is being carried, at most `most`, the oldest first.
+    pub(crate) fn list(&self, most: usize) -> Vec<Arc<OpenConnection>> {
+        let table = self.0.table();
+        let carried = table
+            .entries
+            .iter()
+            .filter_map(|(key, entry)| Some((*key, entry.open.as_ref()?)));
+        let mut carried: Vec<_> = carried.map(|(key, open)| (key, Arc::clone(open))).collect();
+        drop(table);
+        carried.sort_unstable_by_key(|(key, _)| *key);
+        carried.into_iter().take(most).map(|(_, open)| open).collect()
     }
 
     /// Cuts those for whose subject `verdict` gives a reason.
@@ -150,6 +166,13 @@ impl Guard {
         }
     }
 
+    /// Tells what it is, now that bytes flow.
+    pub(crate) fn show(&self, open: Option<OpenConnection>) {
+        if let Some(entry) = self.shared.table().entries.get_mut(&self.key) {
+            entry.open = open.map(Arc::new);
+        }
+    }
+
     /// Resolves when the connection must end, with the reason.
     pub(crate) async fn cut(&mut self) -> CloseReason {
         match (&mut self.cut).await {
@@ -171,7 +194,10 @@ impl Drop for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::close::CloseCode;
+    use crate::proxy::{
+        close::CloseCode,
+        open_connection::{Carried, Requested},
+    };
 
     fn subject(last: u8) -> Subject {
         Subject {
@@ -197,6 +223,26 @@ mod tests {
         for guard in [&mut kept, &mut outbound] {
             assert!(futures_util::FutureExt::now_or_never(guard.cut()).is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_listed_once_it_is_shown_and_until_it_ends_oldest_first() {
+        let shown = |port: u16| OpenConnection {
+            source: ([10, 0, 0, 1], port).into(),
+            requested: Requested::Service(None),
+            actual: ([10, 1, 0, 1], 80).into(),
+            carried: Carried::Hbone,
+        };
+        let connections = Connections::new();
+        let [first, second, unseen] = [(); 3].map(|()| connections.enter(None));
+        second.show(Some(shown(2)));
+        first.show(Some(shown(1)));
+        unseen.show(None);
+        let ports = |most| -> Vec<u16> { connections.list(most).iter().map(|open| open.source.port()).collect() };
+        assert_eq!(ports(10), [1, 2]);
+        assert_eq!(ports(1), [1]);
+        drop(first);
+        assert_eq!(ports(10), [2]);
     }
 
     #[tokio::test]

@@ -201,6 +201,34 @@ impl Maps {
         self.with(|tables| tables.plaintext.get(&slot, 0)).unwrap_or_default()
     }
 
+    /// Adds to those who belong to the mesh. Nobody is taken away.
+    pub fn add_to_mesh(&self, addresses: &[IpAddr], ranges: &[IpNet]) -> Result<(), RedirectError> {
+        let mut places: Vec<MeshBits> = addresses.iter().map(|address| MeshBits::of(&key(*address))).collect();
+        places.sort_unstable_by_key(|place| place.page);
+        self.with(|tables| {
+            for range in ranges {
+                let (length, address) = prefix(*range);
+                tables.ranges.insert(&Key::new(length, address), 1, 0)?;
+            }
+            for places in places.chunk_by(|one, other| one.page == other.page) {
+                let Some(index) = places.first().map(|place| place.page) else {
+                    continue;
+                };
+                let held = tables.mesh.get(&index, 0)?;
+                let mut page = held;
+                places.iter().for_each(|place| set(&mut page, *place));
+                if page != held {
+                    tables.mesh.set(index, page, 0)?;
+                }
+            }
+            Ok(())
+        })
+        .map_err(failed(
+            "MESH",
+            "adding to the addresses of the mesh (too many CIDR services?)",
+        ))
+    }
+
     /// Writes down who belongs to the mesh. In no moment is an address unknown that was known before and still is: the
     /// kernel copies a page word by word, and what goes is taken away last.
     pub fn set_mesh(
@@ -215,16 +243,23 @@ impl Maps {
             let gone: Vec<_> = noted
                 .filter(|key| !wanted.contains(&(key.prefix_len(), key.data())))
                 .collect();
+            let forget = |tables: &mut Tables| {
+                gone.iter()
+                    .try_for_each(|key| absent_is_fine(tables.ranges.remove(key)))
+            };
             for (length, address) in &wanted {
-                tables.ranges.insert(&Key::new(*length, *address), 1, 0)?;
+                if let Err(full) = tables.ranges.insert(&Key::new(*length, *address), 1, 0) {
+                    // Room for the next attempt.
+                    forget(tables)?;
+                    return Err(full);
+                }
             }
             for (index, page) in (0..MESH_PAGES).zip(&filter) {
                 if tables.mesh.get(&index, 0)? != *page {
                     tables.mesh.set(index, page, 0)?;
                 }
             }
-            gone.iter()
-                .try_for_each(|key| absent_is_fine(tables.ranges.remove(key)))
+            forget(tables)
         })
         .map_err(failed(
             "MESH",
@@ -266,16 +301,19 @@ fn filter(addresses: impl Iterator<Item = IpAddr>) -> Vec<MeshPage> {
     let mut pages = vec![MeshPage::EMPTY; MESH_PAGES as usize];
     for address in addresses {
         let place = MeshBits::of(&key(address));
-        let Some(page) = pages.get_mut(place.page as usize) else {
-            continue;
-        };
-        for (word, bit) in place.bits() {
-            if let Some(word) = page.0.get_mut(word) {
-                *word |= bit;
-            }
+        if let Some(page) = pages.get_mut(place.page as usize) {
+            set(page, place);
         }
     }
     pages
+}
+
+fn set(page: &mut MeshPage, place: MeshBits) {
+    for (word, bit) in place.bits() {
+        if let Some(word) = page.0.get_mut(word) {
+            *word |= bit;
+        }
+    }
 }
 
 /// A range as the trie's keys have it.

@@ -1,5 +1,7 @@
 //! What is not as it should be. Pure: one status in, lines for an operator out, the gravest first.
 
+mod control_plane;
+
 use isthmus_abi::Verdict;
 use isthmus_wire::{MtlsBecause, PodStatus, Status};
 use serde::Serialize;
@@ -69,15 +71,23 @@ const UNWELCOME: [(Verdict, &str, &str); 8] = [
 pub fn problems(status: &Status) -> Vec<Problem> {
     let mut found = Vec::new();
     found.extend(not_ready(status));
-    found.extend(mesh(status));
+    match &status.istiod {
+        Some(istiod) => found.extend(control_plane::istiod(istiod, status)),
+        None => found.extend(mesh(status)),
+    }
     found.extend(worker(status));
     found.extend(descriptors(status));
     for pod in status.pods.values() {
         found.extend(served(pod));
         found.extend(known(pod, &status.network));
-        found.extend(certificate(pod));
+        found.extend(pod.certificate.as_ref().and_then(|held| {
+            let whose = format!("pod {}", name(pod));
+            control_plane::certificate(&whose, held)
+        }));
         found.extend(plaintext(pod));
     }
+    found.extend(control_plane::certificates_of_no_pod(status));
+    found.extend(control_plane::gateways(status));
     found.extend(verdicts(status));
     found
 }
@@ -182,30 +192,6 @@ fn known(pod: &PodStatus, network: &str) -> Option<Problem> {
         );
         problem(format!("the mesh does not know pod {}", name(pod)), advice)
     })
-}
-
-fn certificate(pod: &PodStatus) -> Option<Problem> {
-    let held = pod.certificate.as_ref()?;
-    let name = name(pod);
-    let why = held.failure.as_deref().unwrap_or("it was not renewed in time");
-    let is_over = held.remaining_seconds.is_some_and(|left| left < 0);
-    if is_over {
-        let ended = age(held.remaining_seconds.unwrap_or_default().unsigned_abs());
-        let what = format!("the certificate of pod {name} expired {ended} ago: {why}");
-        return Some(problem(
-            what,
-            "its tunnels fail; look at the CA and at this node's clock",
-        ));
-    }
-    let failure = held.failure.as_ref()?;
-    let advice = match held.remaining_seconds {
-        Some(left) => format!(
-            "look at the CA; the one it has is good for {}",
-            age(left.unsigned_abs())
-        ),
-        None => "its tunnels fail; look at the CA".to_owned(),
-    };
-    Some(problem(format!("no new certificate for pod {name}: {failure}"), advice))
 }
 
 fn plaintext(pod: &PodStatus) -> Option<Problem> {

@@ -1,5 +1,7 @@
 //! The status as people and programs read it.
 
+mod control_plane;
+
 use isthmus_wire::{Direction, MtlsBecause, PodStatus, Status};
 use serde::Serialize;
 
@@ -45,6 +47,8 @@ pub fn text(status: &Status) -> String {
     }
     head(&mut out, status);
     pods(&mut out, status);
+    control_plane::certificates(&mut out, status);
+    control_plane::gateways(&mut out, status);
     tunnels(&mut out, status);
     verdicts(&mut out, status);
     failures(&mut out, status);
@@ -100,6 +104,10 @@ fn head(out: &mut String, status: &Status) {
         ("READY", ready),
         ("MESH", format!("{}: {taken}", printable(&status.mesh))),
         (
+            "ISTIOD",
+            status.istiod.as_ref().map_or_else(String::new, control_plane::istiod),
+        ),
+        (
             "LOAD",
             format!(
                 "{} connections, {} tunnels, {used} of {limit} descriptors, {} of memory",
@@ -109,7 +117,7 @@ fn head(out: &mut String, status: &Status) {
             ),
         ),
     ];
-    for (key, value) in rows {
+    for (key, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
         line(out, &format!("{key:<6} {value}"));
     }
 }
@@ -161,14 +169,8 @@ fn plaintext(pod: &PodStatus) -> &'static str {
 }
 
 fn certificate(pod: &PodStatus) -> String {
-    let Some(held) = &pod.certificate else {
-        return "not asked for".to_owned();
-    };
-    match held.remaining_seconds {
-        Some(left) if left < 0 => format!("expired {} ago", age(left.unsigned_abs())),
-        Some(left) => format!("good for {}", age(left.unsigned_abs())),
-        None => "none".to_owned(),
-    }
+    let held = pod.certificate.as_ref();
+    held.map_or_else(|| "not asked for".to_owned(), control_plane::state)
 }
 
 fn tunnels(out: &mut String, status: &Status) {

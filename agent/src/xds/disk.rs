@@ -319,3 +319,6 @@ impl<W: Write> Summed<W> {
         self.write_bytes(buffer)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ const MOST: usize = 4_000_000;
 /// Bytes of the shortest entry of a request worth looking for.
 const LEAST_ENTRY: usize = 16;
 
-/// Everything istiod told. Changes are published once a response, by [`Held::finish`].
+/// Everything istiod told. Changes are published once a response, by [`Held::finish`], from [`Held::release`] on.
 ///
 /// A resource that cannot be taken leaves the one held under its name as it is. Where none is held and it is a policy, a
 /// stricter one stands in for it ([`decode::stand_in`]), so that nobody is let in because a policy could not be read.
@@ -25,6 +25,8 @@ pub struct Held {
     publisher: Publisher,
     told: Names,
     changed: bool,
+    /// Until it is whole: workloads without the policies that hold for them would let everybody in.
+    withheld: bool,
 }
 
 /// Names and versions of all that is held. The names of workloads and services are those of the objects.
@@ -54,6 +56,7 @@ impl Held {
             publisher,
             told: Names::default(),
             changed: false,
+            withheld: true,
         }
     }
 
@@ -220,6 +223,7 @@ impl Held {
     /// Everything that was stored has been taken.
     pub(super) fn loaded(&mut self) {
         Kind::ALL.into_iter().for_each(|kind| self.finish(kind));
+        self.release();
     }
 
     /// Forgets everything without publishing that.
@@ -312,8 +316,16 @@ impl Held {
         self.changed |= self.builder.remove_policy(name);
     }
 
+    /// All kinds are known now: from here on what is held is published as it changes. Also what was loaded from disk is
+    /// whole.
+    pub fn release(&mut self) {
+        // An empty mesh that is known to be empty is news as well.
+        self.changed |= std::mem::take(&mut self.withheld);
+        self.publish();
+    }
+
     fn publish(&mut self) {
-        if std::mem::take(&mut self.changed) {
+        if !self.withheld && std::mem::take(&mut self.changed) {
             self.publisher.publish(self.builder.build());
         }
     }
@@ -362,3 +374,6 @@ fn must_be_called(name: Option<&str>, own: &str, fields: &str) -> Result<(), Mis
         "{fields}: {own:?} is not what the resource is named"
     )))
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,6 +164,9 @@ impl Session {
             None => response.refused = Refused::default(),
         }
         response.touched.iter().for_each(|kind| held.finish(*kind));
+        if self.is_synced() {
+            held.release();
+        }
         let answer = (!nonce.is_empty()).then(|| DeltaDiscoveryRequest {
             type_url: url.clone(),
             response_nonce: nonce,

@@ -14,6 +14,11 @@ use serde::{Deserialize, Serialize};
 /// Most tunnels that [`Status::open_tunnels`] lists; how many more there are is told beside them.
 pub const MOST_TUNNELS: usize = 2000;
 
+/// Most gateways that [`Status::gateways`] lists.
+pub const MOST_GATEWAYS: usize = 1000;
+/// Most identities that [`Status::certificates`] lists.
+pub const MOST_CERTIFICATES: usize = 1000;
+
 /// What an agent holds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -45,8 +50,17 @@ pub struct Status {
     /// Age of the snapshot that serves now, in seconds; none when none was loaded yet.
     #[serde(default)]
     pub mesh_age_seconds: Option<u64>,
+    /// The way to istiod; none when a mesh file is followed.
+    #[serde(default)]
+    pub istiod: Option<IstiodStatus>,
     /// Number of workloads, services and policies in the snapshot that serves now.
     pub mesh_size: [usize; 3],
+    /// Certificates by identity, at most [`MOST_CERTIFICATES`].
+    #[serde(default)]
+    pub certificates: Vec<IdentityStatus>,
+    /// Gateways of networks, at most [`MOST_GATEWAYS`], in the order of their networks.
+    #[serde(default)]
+    pub gateways: Vec<NetworkGateway>,
     /// File descriptors for connections.
     #[serde(default)]
     pub descriptors: Descriptors,
@@ -70,6 +84,100 @@ pub struct Status {
     /// The last connections that failed, newest last.
     #[serde(default)]
     pub failures: Vec<Failure>,
+}
+
+/// The way to istiod, and what came over it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IstiodStatus {
+    /// `https://HOST:PORT`.
+    pub address: String,
+    /// What is done now.
+    pub state: IstiodState,
+    /// Since when, in seconds.
+    pub since_seconds: u64,
+    /// How long all has not been as istiod told it last, in seconds; none while it is.
+    pub out_of_sync_seconds: Option<u64>,
+    /// Age of the stream that is open, in seconds.
+    pub connected_seconds: Option<u64>,
+    /// When the next try begins, in seconds from now.
+    pub retry_seconds: Option<u64>,
+    /// Why the last stream ended or could not be opened.
+    pub last_error: Option<String>,
+    /// Streams that were opened or tried after the first.
+    pub reconnects: u64,
+    /// Workloads and services.
+    pub addresses: ReceivedStatus,
+    /// Policies.
+    pub authorizations: ReceivedStatus,
+    /// Age of the mesh that was loaded from disk at the start, in seconds; none when none was.
+    pub stored_mesh_age_seconds: Option<u64>,
+}
+
+/// What an agent does about istiod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IstiodState {
+    /// Reaching it.
+    #[default]
+    Connecting,
+    /// Connected; not everything that was asked for was answered yet.
+    Syncing,
+    /// All is as istiod told it last.
+    Synced,
+    /// Not connected; it is tried again in a moment.
+    Waiting,
+}
+
+/// What was received of one kind of resources.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceivedStatus {
+    /// Age of the last response, in seconds; none when none came yet.
+    pub age_seconds: Option<u64>,
+    /// Responses since the worker started.
+    pub responses: u64,
+    /// The last resources that were not taken, oldest first.
+    pub rejected: Vec<RejectedResource>,
+}
+
+/// A resource that was not taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedResource {
+    /// Its name.
+    pub name: String,
+    /// The field, and what is wrong with it.
+    pub reason: String,
+}
+
+/// What is known of one identity's certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityStatus {
+    /// SPIFFE ID.
+    pub identity: String,
+    /// Its certificate.
+    #[serde(flatten)]
+    pub certificate: CertificateStatus,
+}
+
+/// A gateway through which a network is entered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkGateway {
+    /// The network behind it.
+    pub network: String,
+    /// What it is named by: `NETWORK/ADDRESS` or `NAMESPACE/HOSTNAME`.
+    pub gateway: String,
+    /// The port for tunnels; none where only a workload of the mesh says that there is a gateway.
+    pub port: Option<u16>,
+    /// Whether workloads or the network name it, so that connections go through it.
+    pub named: bool,
+    /// Its identity; none while the mesh knows neither workload nor service of that name.
+    pub identity: Option<String>,
+    /// Whether the mesh says that it takes tunnels.
+    pub takes_tunnels: bool,
+    /// Whether the mesh says that it is healthy.
+    pub healthy: bool,
+    /// Addresses of it that are passed over, because they could not be reached lately.
+    #[serde(default)]
+    pub unreachable: Vec<SocketAddr>,
 }
 
 /// How a worker ended.
@@ -251,7 +359,6 @@ mod tests {
             certificate: Some(CertificateStatus {
                 not_after: Some(text(20)),
                 remaining_seconds: Some(i64::MAX),
-                failure: None,
                 ..CertificateStatus::default()
             }),
             verdicts: counts(18),
@@ -274,7 +381,32 @@ mod tests {
             code: text(40),
             reason: text(300),
         };
+        let identity = IdentityStatus {
+            identity: text(120),
+            certificate: pod.certificate.clone().unwrap(),
+        };
+        let gateway = NetworkGateway {
+            network: text(40),
+            gateway: text(91),
+            identity: Some(text(120)),
+            ..NetworkGateway::default()
+        };
+        let rejected = RejectedResource {
+            name: text(120),
+            reason: text(200),
+        };
+        let received = ReceivedStatus {
+            rejected: vec![rejected; 16],
+            ..ReceivedStatus::default()
+        };
         let status = Status {
+            istiod: Some(IstiodStatus {
+                addresses: received.clone(),
+                authorizations: received,
+                ..IstiodStatus::default()
+            }),
+            certificates: vec![identity; MOST_CERTIFICATES],
+            gateways: vec![gateway; MOST_GATEWAYS],
             pods: (0..1023).map(|n| (format!("{}{n}", text(36)), pod.clone())).collect(),
             open_tunnels: vec![tunnel; MOST_TUNNELS],
             failures: vec![failure; 256],

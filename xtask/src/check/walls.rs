@@ -3,7 +3,7 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 23] = [
+const MAY_IMPORT: [(&str, &[&str]); 24] = [
     // It is given closures for everything it tells.
     ("admin", &[]),
     // The composition root knows everybody.
@@ -13,6 +13,7 @@ const MAY_IMPORT: [(&str, &[&str]); 23] = [
             "admin",
             "cli",
             "config",
+            "config_dump",
             "control",
             "drain",
             "hbone",
@@ -37,7 +38,11 @@ const MAY_IMPORT: [(&str, &[&str]); 23] = [
     ("cli", &["check::CheckArgs", "cleanup::CleanupArgs"]),
     // It makes the values that others take.
     ("config", &["hbone", "identity", "istiod", "mesh::HBONE_PORT", "proxy"]),
+    // Values in, JSON out.
+    ("config_dump", &["config", "identity", "mesh", "pods::ask", "proxy"]),
     ("control", &["pods", "status"]),
+    // It is asked for names; it does not know what for.
+    ("dns", &[]),
     ("drain", &[]),
     // A tunnel carries what it is asked to; it does not know who uses it or why.
     ("hbone", &["identity", "mesh::Authority", "mesh::Workload", "tls"]),
@@ -51,6 +56,7 @@ const MAY_IMPORT: [(&str, &[&str]); 23] = [
     (
         "pods",
         &[
+            "dns::Names",
             "drain",
             "identity",
             "mesh",
@@ -65,6 +71,7 @@ const MAY_IMPORT: [(&str, &[&str]); 23] = [
     (
         "proxy",
         &[
+            "dns",
             "drain",
             "hbone",
             "identity",
@@ -78,7 +85,10 @@ const MAY_IMPORT: [(&str, &[&str]); 23] = [
     ("redirect", &[]),
     ("shards", &[]),
     ("start_code", &[]),
-    ("status", &["admin::Readiness", "mesh", "pods", "proxy"]),
+    (
+        "status",
+        &["admin::Readiness", "identity", "mesh", "pods", "proxy", "xds"],
+    ),
     // It is told what happens; it does not know how connections are made.
     (
         "telemetry",

@@ -10,6 +10,7 @@ use super::*;
 use crate::admin::{
     Format, State,
     cpu_profile::CpuProfiles,
+    dump::{Dump, Writer},
     local::LocalSite,
     logging::Logging,
     metrics::MetricsSite,
@@ -62,6 +63,7 @@ impl Logging for Silent {
 fn local(state: State) -> LocalSite {
     LocalSite {
         state,
+        dump: Dump::default(),
         logging: Arc::new(Silent),
         profiles: CpuProfiles::new(),
     }
@@ -93,9 +95,9 @@ async fn readiness_is_200_or_500_with_what_is_pending() {
 #[tokio::test]
 async fn paths_that_are_not_there_and_methods_that_do_not_fit_are_refused_with_what_there_is() {
     let (to, _served) = start(local(State::default()), 4).await;
-    let (status, text) = ask(to, "GET /config_dump").await;
+    let (status, text) = ask(to, "GET /certs").await;
     assert_eq!(status, 404);
-    for path in ["/state", "/logging", "/debug/pprof/profile"] {
+    for path in ["/state", "/config_dump", "/logging", "/debug/pprof/profile"] {
         assert!(text.contains(path), "{text}");
     }
     let (status, text) = ask(to, "GET /logging").await;
@@ -246,4 +248,72 @@ async fn a_closed_port_cuts_its_connections() {
     reader.readable().await.unwrap();
     served.abort();
     assert!(rest(reader).await < LARGE);
+}
+
+fn dumping(
+    write: impl Fn(&mut dyn std::io::Write) -> std::io::Result<()> + Clone + Send + Sync + 'static,
+) -> LocalSite {
+    let dump = Dump::default();
+    dump.collected_by(Arc::new(move || {
+        let write = write.clone();
+        Box::pin(async move { Box::new(write) as Writer })
+    }));
+    LocalSite {
+        dump,
+        ..local(State::default())
+    }
+}
+
+/// The last chunk of a body of chunks, which says that it is whole (RFC 9112 §7.1).
+const LAST_CHUNK: &str = "\r\n0\r\n\r\n";
+
+#[tokio::test]
+async fn a_dump_is_written_whole_whatever_the_method_and_503_before_there_is_one() {
+    let (to, _served) = start(local(State::default()), 4).await;
+    assert_eq!(ask(to, "GET /config_dump").await.0, 503);
+    let lines = |out: &mut dyn std::io::Write| (0..200_000).try_for_each(|n| writeln!(out, "{n:06}"));
+    let (to, _served) = start(dumping(lines), 4).await;
+    for method in ["GET", "POST", "DELETE"] {
+        let (status, text) = ask(to, &format!("{method} /config_dump")).await;
+        assert_eq!(status, 200);
+        assert!(text.contains("content-type: application/json\r\n") && text.ends_with(LAST_CHUNK));
+        assert!(text.len() > 200_000 * 7 && text.contains("199999\n"), "{}", text.len());
+    }
+}
+
+#[tokio::test]
+async fn a_dump_that_breaks_off_does_not_look_complete() {
+    let breaking = |out: &mut dyn std::io::Write| {
+        out.write_all(&[b'x'; 1 << 20])?;
+        Err(std::io::Error::other("test"))
+    };
+    let (to, _served) = start(dumping(breaking), 4).await;
+    let (status, text) = ask(to, "GET /config_dump").await;
+    assert_eq!(status, 200);
+    assert!(text.len() > 1 << 19 && !text.ends_with(LAST_CHUNK));
+}
+
+#[tokio::test]
+async fn two_dumps_are_read_at_a_time_and_a_reader_that_goes_makes_room() {
+    let endless = |out: &mut dyn std::io::Write| loop {
+        out.write_all(&[b'x'; 1 << 16])?;
+    };
+    let (to, _served) = start(dumping(endless), 8).await;
+    let reading = async || {
+        let mut tcp = TcpStream::connect(to).await.unwrap();
+        tcp.write_all(b"GET /config_dump HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut head = [0; 12];
+        tcp.read_exact(&mut head).await.unwrap();
+        (tcp, String::from_utf8_lossy(&head[9..]).into_owned())
+    };
+    let (first, second) = (reading().await, reading().await);
+    assert_eq!([&*first.1, &*second.1], ["200", "200"]);
+    assert_eq!(reading().await.1, "429");
+    drop(first);
+    let room = async { while reading().await.1 != "200" {} };
+    timeout(Duration::from_secs(20), room)
+        .await
+        .expect("there is room again");
 }

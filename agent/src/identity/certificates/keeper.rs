@@ -7,8 +7,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::demand::Demand;
+use super::state::{State, judge};
 use super::turns::Turns;
-use super::{Clock, News, Shared, State, judge};
+use super::{Clock, News, Shared};
 use crate::identity::{Certificate, CertificateSource, IssueError, MaterialError, SpiffeId};
 use crate::tls::with_causes;
 

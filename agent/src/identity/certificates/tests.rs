@@ -1,16 +1,17 @@
-use std::collections::VecDeque;
-use std::io;
-use std::sync::atomic::AtomicUsize;
-
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, join_all};
-
-use tokio::time::sleep;
-
 mod kept;
 mod wanted;
 
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use tokio::time::sleep;
+
 use super::keeper::{FIRST_BACK_OFF, IDLE_WITHOUT_CERTIFICATE, LONGEST_BACK_OFF, back_off, until_renewal};
+use super::state::SOON;
 use super::*;
 use crate::identity::embedded_ca::{EmbeddedCa, Terms};
 

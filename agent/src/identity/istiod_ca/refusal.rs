@@ -37,7 +37,7 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "istiod says {:?}: {:?}", self.code, self.said)?;
+        write!(f, "istiod says {:?}: \"{}\"", self.code, self.said)?;
         self.advice.as_ref().map_or(Ok(()), |advice| write!(f, "; {advice}"))
     }
 }

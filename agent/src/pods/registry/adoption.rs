@@ -14,6 +14,7 @@ use crate::{
     pods::{
         ask::Pods,
         enrolled::{Enrolled, State, held_prefix},
+        kernel_mesh::KernelMesh,
         record::Record,
     },
     redirect::{Listeners, Netns},
@@ -33,7 +34,7 @@ impl Registry {
             asks,
             stirred,
             retried: Instant::now(),
-            mesh_written: false,
+            kernel_mesh: KernelMesh::default(),
         };
         registry.write_mesh();
         let mut addresses = registry.parts.node.maps().addresses();

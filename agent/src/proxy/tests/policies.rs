@@ -107,6 +107,34 @@ async fn a_new_policy_cuts_the_live_connections_it_denies_and_no_others() {
 }
 
 #[tokio::test]
+async fn a_policy_that_is_attached_to_the_pod_cuts_its_connections_though_no_policy_changed() {
+    let world = World::new();
+    let (client, friend) = (world.pod("client").await, world.pod("friend").await);
+    let server = world.pod("server").await;
+    world.add_policy(Policy {
+        scope: Scope::WorkloadSelector,
+        ..policy(Action::Deny, "client")
+    });
+    let (mut near, _far) = client.connect(&server).await;
+    let (mut kept, mut kept_far) = friend.connect(&server).await;
+    // Changes that are none of its business.
+    world.add_workload(workload("other", Some(fresh_ip())));
+    world.add_workload(workload("another", Some(fresh_ip())));
+    near.write_all(b"x").await.unwrap();
+    world.add_workload(crate::mesh::Draft {
+        authorization_policies: vec!["demo/test".into()],
+        ..workload("server", Some(server.ip))
+    });
+    assert_eq!(
+        near.read(&mut [0; 8]).await.unwrap_err().kind(),
+        io::ErrorKind::ConnectionReset
+    );
+    assert_eq!(world.log.line("inbound").await["close.policy"], "demo/test");
+    kept.write_all(b"x").await.unwrap();
+    assert_eq!(kept_far.read(&mut [0; 8]).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn a_pod_that_left_the_mesh_loses_its_connections() {
     let world = World::new();
     let (client, server) = (world.pod("client").await, world.pod("server").await);

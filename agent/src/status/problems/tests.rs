@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use isthmus_wire::{CertificateStatus, Descriptors, WorkerEnd};
+use isthmus_wire::{
+    CertificateStatus, Descriptors, IdentityStatus, IstiodState, IstiodStatus, NetworkGateway, ReceivedStatus,
+    RejectedResource, WorkerEnd,
+};
 
 use super::*;
 
@@ -251,4 +254,169 @@ fn each_unwelcome_verdict_is_told_with_its_number_and_name_and_no_other_is() {
         }
     }
     assert_eq!(told, UNWELCOME.len());
+}
+
+fn istiod() -> IstiodStatus {
+    IstiodStatus {
+        address: "https://istiod:15012".to_owned(),
+        state: IstiodState::Synced,
+        addresses: ReceivedStatus {
+            age_seconds: Some(75),
+            ..ReceivedStatus::default()
+        },
+        ..IstiodStatus::default()
+    }
+}
+
+#[test]
+fn istiod_in_sync_is_no_problem_nor_is_a_change_of_streams_whatever_its_last_error_was() {
+    for since in [None, Some(29)] {
+        let status = Status {
+            mesh: "the stream ended".to_owned(),
+            istiod: Some(IstiodStatus {
+                last_error: Some("the stream ended".to_owned()),
+                out_of_sync_seconds: since,
+                ..istiod()
+            }),
+            ..healthy()
+        };
+        assert_eq!(problems(&status), []);
+    }
+}
+
+#[test]
+fn an_istiod_that_is_not_reached_is_told_with_its_error_and_with_what_serves() {
+    let unreached = |stored, received| IstiodStatus {
+        state: IstiodState::Waiting,
+        out_of_sync_seconds: Some(190),
+        last_error: Some("connection refused".to_owned()),
+        stored_mesh_age_seconds: stored,
+        addresses: ReceivedStatus {
+            age_seconds: received,
+            ..ReceivedStatus::default()
+        },
+        ..istiod()
+    };
+    let words = [
+        "https://istiod:15012",
+        "not been reached for 3m10s",
+        "connection refused",
+        "docs/istiod.md",
+    ];
+    let serving = |stored, received, serving: &str| {
+        shows(
+            |status| status.istiod = Some(unreached(stored, received)),
+            &[&words[..], &[serving]].concat(),
+        );
+    };
+    serving(None, Some(75), "what it told last, 1m15s ago");
+    serving(Some(600), Some(75), "what it told last, 1m15s ago");
+    serving(Some(600), None, "an earlier agent stored 10m00s ago");
+    shows(
+        |status| {
+            status.istiod = Some(IstiodStatus {
+                out_of_sync_seconds: Some(2),
+                ..unreached(None, None)
+            });
+            status.mesh_age_seconds = None;
+        },
+        &["connection refused", "nothing is known of the mesh", "refused"],
+    );
+}
+
+#[test]
+fn an_istiod_that_does_not_answer_what_it_was_asked_is_told() {
+    shows(
+        |status| {
+            status.istiod = Some(IstiodStatus {
+                state: IstiodState::Syncing,
+                out_of_sync_seconds: Some(61),
+                ..istiod()
+            });
+        },
+        &["not answered everything since 1m01s"],
+    );
+}
+
+#[test]
+fn resources_that_were_not_taken_are_told_with_the_last_ones_name_and_reason() {
+    let rejected = |name: &str| RejectedResource {
+        name: name.to_owned(),
+        reason: "addresses[1]: 5 bytes".to_owned(),
+    };
+    shows(
+        |status| {
+            let mut istiod = istiod();
+            istiod.authorizations.rejected = vec![rejected("demo/first"), rejected("demo/last")];
+            status.istiod = Some(istiod);
+        },
+        &[
+            "2 policies of istiod were not taken",
+            "demo/last: addresses[1]: 5 bytes",
+        ],
+    );
+}
+
+#[test]
+fn a_certificate_in_its_last_quarter_is_told_apart_when_it_cannot_be_renewed() {
+    let day = |remaining: i64| CertificateStatus {
+        not_before: Some("2026-11-21T09:00:00Z".to_owned()),
+        not_after: Some("2026-11-22T09:00:00Z".to_owned()),
+        remaining_seconds: Some(remaining),
+        failure: Some("the CA refused".to_owned()),
+        ..CertificateStatus::default()
+    };
+    let quarter = 86_400 / 4;
+    shows(
+        |status| pod(status).certificate = Some(day(quarter - 1)),
+        &[
+            "pod demo/client ends in 5h59m",
+            "the CA refused",
+            "a quarter of its life",
+        ],
+    );
+    shows(
+        |status| pod(status).certificate = Some(day(quarter)),
+        &["no new certificate for pod demo/client", "good for 6h00m"],
+    );
+}
+
+#[test]
+fn a_certificate_that_no_pod_has_is_told_by_its_identity_and_that_of_a_pod_only_once() {
+    let failing = |identity: &str| IdentityStatus {
+        identity: identity.to_owned(),
+        certificate: CertificateStatus {
+            failure: Some("the CA refused".to_owned()),
+            ..CertificateStatus::default()
+        },
+    };
+    shows(
+        |status| status.certificates = vec![failing("spiffe://cluster.local/ns/istio-system/sa/gateway")],
+        &[
+            "no new certificate for spiffe://cluster.local/ns/istio-system/sa/gateway",
+            "the CA refused",
+        ],
+    );
+    shows(
+        |status| {
+            let own = failing("spiffe://cluster.local/ns/demo/sa/client");
+            pod(status).certificate = Some(own.certificate.clone());
+            status.certificates = vec![own];
+        },
+        &["pod demo/client"],
+    );
+}
+
+#[test]
+fn a_gateway_of_another_network_that_does_not_answer_is_told() {
+    let silent = |network: &str| NetworkGateway {
+        network: network.to_owned(),
+        gateway: format!("{network}/10.99.0.2"),
+        unreachable: vec!["10.99.0.2:15008".parse().unwrap()],
+        ..NetworkGateway::default()
+    };
+    shows(
+        |status| status.gateways = vec![silent("net2"), silent("net1")],
+        &["net2/10.99.0.2", "did not answer"],
+    );
 }

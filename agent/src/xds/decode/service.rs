@@ -11,6 +11,12 @@ pub(super) fn service(message: proto::Service) -> Result<Service, Mistake> {
     if message.hostname.is_empty() {
         return Err(Mistake::new("hostname", "missing"));
     }
+    // The resource's name could be read in two ways.
+    for (field, text) in [("namespace", &message.namespace), ("hostname", &message.hostname)] {
+        if text.contains('/') {
+            return Err(Mistake::new(field, format!("{text:?} has a slash")));
+        }
+    }
     let waypoint = message.waypoint.map(gateway).transpose();
     let load_balancing = message.load_balancing.as_ref().map(load_balancing).transpose();
     let load_balancing = load_balancing.map_err(|mistake| mistake.within("load_balancing"))?;

@@ -207,20 +207,20 @@ fn a_workload_that_is_wrong_is_refused_with_the_name_of_the_field() {
     let wrong: [Change<proto::Workload>; 14] = [
         ("uid: missing", |w| w.uid.clear()),
         ("addresses[1]: 5 bytes, must be 4 or 16", |w| {
-            w.addresses = vec![vec![1; 4], vec![1; 5]]
+            w.addresses = vec![vec![1; 4], vec![1; 5]];
         }),
         ("tunnel_protocol: LEGACY_ISTIO_MTLS is spoken by sidecars alone", |w| {
-            w.tunnel_protocol = 2
+            w.tunnel_protocol = 2;
         }),
         ("tunnel_protocol: 3 is not a value this agent knows", |w| {
-            w.tunnel_protocol = 3
+            w.tunnel_protocol = 3;
         }),
         ("workload_type: 9 is not a value this agent knows", |w| {
-            w.workload_type = 9
+            w.workload_type = 9;
         }),
         ("status: -1 is not a value this agent knows", |w| w.status = -1),
         ("network_mode: 2 is not a value this agent knows", |w| {
-            w.network_mode = 2
+            w.network_mode = 2;
         }),
         ("application_tunnel.port: 65536 is no port: at most 65535", |w| {
             w.application_tunnel = Some(proto::ApplicationTunnel {
@@ -342,7 +342,9 @@ fn a_service_is_read_field_by_field() {
 
 #[test]
 fn a_service_that_is_wrong_is_refused_with_the_name_of_the_field() {
-    let wrong: [Change<proto::Service>; 9] = [
+    let wrong: [Change<proto::Service>; 11] = [
+        ("hostname: \"a/b\" has a slash", |s| s.hostname = "a/b".to_owned()),
+        ("namespace: \"/\" has a slash", |s| s.namespace = "/".to_owned()),
         ("hostname: missing", |s| s.hostname.clear()),
         ("addresses[0].address: 3 bytes, must be 4 or 16", |s| {
             s.addresses = vec![proto::NetworkAddress {

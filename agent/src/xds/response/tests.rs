@@ -10,7 +10,7 @@ fn resource(name: &str, bytes: usize) -> Resource {
         version: format!("v-{name}"),
         resource: Some(Any {
             type_url: isthmus_istio::ADDRESS.to_owned(),
-            value: vec![b'x'; bytes].into(),
+            value: vec![b'x'; bytes],
         }),
         aliases: vec!["net/10.0.0.1".to_owned()],
     }
