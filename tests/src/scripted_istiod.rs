@@ -169,13 +169,18 @@ impl ScriptedIstiod {
     #[track_caller]
     pub fn served(&self, agents: usize) -> Result {
         within(SOON, &format!("{agents} agents have answered everything"), || {
-            (self.shared.streams() == (agents, true)).then_some(())
+            self.is_served(agents).then_some(())
         })
+    }
+
+    /// Whether so many agents are there and have answered everything.
+    pub fn is_served(&self, agents: usize) -> bool {
+        self.shared.is_served(agents)
     }
 
     /// How many agents have asked for both kinds and are still there.
     pub fn agents(&self) -> usize {
-        self.shared.streams().0
+        self.shared.streams()
     }
 
     /// From sent to acknowledged, of every response since the last time this was asked.

@@ -147,6 +147,8 @@ pub(super) struct Resources {
     /// Grows with every change.
     pub(super) number: u64,
     of: BTreeMap<Kind, BTreeMap<String, Resource>>,
+    /// The last change of each kind.
+    newest: BTreeMap<Kind, u64>,
 }
 
 /// A change of one kind.
@@ -170,6 +172,7 @@ impl Resources {
             of.insert(resource.name.clone(), resource.clone());
         }
         self.number += 1;
+        self.newest.insert(kind, self.number);
         News {
             number: self.number,
             kind,
@@ -194,6 +197,12 @@ impl Resources {
             return None;
         }
         Some(self.change(kind, put, removed))
+    }
+
+    /// The number of the last change of each kind.
+    pub(super) fn newest(&self) -> impl Fn(Kind) -> u64 + use<> {
+        let newest = self.newest.clone();
+        move |kind| newest.get(&kind).copied().unwrap_or_default()
     }
 
     /// All of a kind.

@@ -58,6 +58,13 @@ pub(super) struct Progress {
     lags: Vec<Duration>,
 }
 
+impl Progress {
+    fn streams(&self) -> usize {
+        let count = |wanted| self.answered.keys().filter(|(_, kind)| *kind == wanted).count();
+        count(Kind::Address).min(count(Kind::Authorization))
+    }
+}
+
 impl Shared {
     pub(super) fn new(script: Script, signer: Signer) -> Self {
         Self {
@@ -159,15 +166,17 @@ impl Shared {
         self.note(Event::Closed { stream });
     }
 
-    /// Streams that have asked for both kinds, and whether all of them have answered everything.
-    pub(super) fn streams(&self) -> (usize, bool) {
+    /// Streams that have asked for both kinds.
+    pub(super) fn streams(&self) -> usize {
+        lock(&self.progress).streams()
+    }
+
+    /// Whether there are so many streams, and each has answered the newest change of each kind.
+    pub(super) fn is_served(&self, streams: usize) -> bool {
+        let newest = lock(&self.resources).newest();
         let progress = lock(&self.progress);
-        let count = |wanted| progress.answered.keys().filter(|(_, kind)| *kind == wanted).count();
-        let whole = count(Kind::Address).min(count(Kind::Authorization));
-        (
-            whole,
-            progress.under_way.is_empty() && progress.answered.values().all(|number| *number > 0),
-        )
+        progress.streams() == streams
+            && (progress.answered.iter()).all(|((_, kind), number)| *number >= newest(*kind).max(1))
     }
 
     /// All streams are gone with the process that served them.

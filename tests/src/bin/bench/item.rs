@@ -4,6 +4,7 @@ use crate::{
     case::{CHURNS, Case, FLOWS},
     enrolment,
     memory::{self, MESHES, Mesh},
+    mesh_churn, mesh_load, restart,
 };
 
 /// What a row is measured by.
@@ -13,6 +14,9 @@ pub(crate) enum Item {
     Mesh(&'static Mesh),
     Connections,
     Enrolment,
+    MeshLoad,
+    MeshChurn,
+    Restart,
 }
 
 impl Item {
@@ -23,6 +27,9 @@ impl Item {
             Self::Mesh(mesh) => mesh.name,
             Self::Connections => memory::CONNECTIONS.0,
             Self::Enrolment => enrolment::NAME.0,
+            Self::MeshLoad => mesh_load::NAME.0,
+            Self::MeshChurn => mesh_churn::NAME.0,
+            Self::Restart => restart::NAME.0,
         }
     }
 
@@ -33,6 +40,9 @@ impl Item {
             Self::Mesh(mesh) => mesh.title,
             Self::Connections => memory::CONNECTIONS.1,
             Self::Enrolment => enrolment::NAME.1,
+            Self::MeshLoad => mesh_load::NAME.1,
+            Self::MeshChurn => mesh_churn::NAME.1,
+            Self::Restart => restart::NAME.1,
         }
     }
 }
@@ -43,6 +53,7 @@ pub(crate) fn picked(parts: &[String]) -> Vec<Item> {
     let all = (FLOWS.iter().map(Item::Traffic))
         .chain(MESHES.iter().map(Item::Mesh))
         .chain([Item::Connections, Item::Enrolment])
+        .chain([Item::MeshLoad, Item::MeshChurn, Item::Restart])
         .chain(CHURNS.iter().map(Item::Traffic));
     all.filter(|item| parts.is_empty() || parts.iter().any(|part| item.name().contains(part)))
         .collect()

@@ -21,11 +21,16 @@ mod item;
 mod load;
 mod machine;
 mod memory;
+mod mesh_churn;
+mod mesh_load;
 mod pace;
+mod pinger;
 mod report;
 mod resident;
+mod restart;
 mod stage;
 mod table;
+mod told;
 mod traffic;
 
 use item::Item;
@@ -157,6 +162,9 @@ fn measure(items: &[Item], pace: Pace) -> Result<Report> {
             Item::Mesh(mesh) => memory::of_mesh(mesh, &pace),
             Item::Connections => memory::of_connections(&pace),
             Item::Enrolment => enrolment::row(&pace),
+            Item::MeshLoad => mesh_load::row(&pace),
+            Item::MeshChurn => mesh_churn::row(&pace),
+            Item::Restart => restart::row(&pace),
         };
         sweep::leave_to_interrupt();
         under_way("");

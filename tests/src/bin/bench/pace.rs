@@ -20,6 +20,12 @@ pub(crate) struct Pace {
     pub(crate) pods: usize,
     /// Resident memory has settled when it did not change in so long.
     pub(crate) settled_seconds: f64,
+    /// Workloads that a scripted istiod tells of.
+    #[serde(default)]
+    pub(crate) workloads: usize,
+    /// So long it updates them.
+    #[serde(default)]
+    pub(crate) updates_seconds: f64,
 }
 
 impl Pace {
@@ -31,6 +37,8 @@ impl Pace {
         churn_window_seconds: 10.0,
         pods: 500,
         settled_seconds: 5.0,
+        workloads: 100_000,
+        updates_seconds: 30.0,
     };
     /// Shows that every row works.
     pub(crate) const QUICK: Self = Self {
@@ -40,6 +48,8 @@ impl Pace {
         churn_window_seconds: 2.0,
         pods: 100,
         settled_seconds: 2.0,
+        workloads: 5_000,
+        updates_seconds: 3.0,
     };
 
     /// With other lengths of runs.
