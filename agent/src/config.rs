@@ -232,6 +232,10 @@ impl GatewayConfig {
             return Ok(Order::Say(help(Verb::Gateway)));
         }
         let common = Config::read(&mut reader, None);
+        if common.istiod.on_demand && common.mesh.is_none() {
+            let why = "a gateway serves whoever asks: it must know every workload of its network";
+            reader.contradiction("xds-on-demand", why.to_owned());
+        }
         reader.must_be_given(
             "identity",
             "the identity of the gateway is needed, as NAMESPACE/SERVICE-ACCOUNT",

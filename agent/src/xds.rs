@@ -36,6 +36,9 @@ mod stream;
 pub mod told;
 mod versions;
 
+#[cfg(test)]
+mod scripted;
+
 pub use self::{
     client::{Client, ClientParts, News},
     counters::Counters,

@@ -69,9 +69,12 @@ impl MeshSource {
         mesh: Mesh,
     ) -> Result<Self, StartError> {
         let contact = contact(config)?;
+        if config.istiod.on_demand {
+            // Whoever knows all knows what would be asked for, too.
+            tracing::warn!("--xds-on-demand is not there yet: istiod is asked for the whole mesh");
+        }
         let store = config.mesh_snapshot.clone().map(|path| {
-            let manner = if config.istiod.on_demand { " on demand" } else { "" };
-            let origin = format!("{} {}{manner}", contact.uri(), config.cluster_id);
+            let origin = format!("{} {}", contact.uri(), config.cluster_id);
             Store::new(Disk::new(path, &origin))
         });
         let mut held = Held::new(publisher);
@@ -86,7 +89,7 @@ impl MeshSource {
             contact,
             node: our_node(config, node),
             held,
-            on_demand: config.istiod.on_demand,
+            on_demand: false,
             counters,
             resumed_from_disk,
             store,

@@ -5,6 +5,7 @@
 
 use std::{
     convert::Infallible,
+    error::Error as _,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -329,7 +330,7 @@ impl Client {
     }
 
     fn tell_end(&self, ended: &Ended, ending: Ending, wait: Duration) {
-        let error = with_causes(ended);
+        let error = ended.text();
         let error = begin_of(&error).to_owned();
         self.parts.counters.termination(ended.termination());
         let is_failure = ending.manner != back_off::Manner::Clean || !ending.answered;
@@ -365,6 +366,18 @@ impl From<Status> for Ended {
 }
 
 impl Ended {
+    /// With causes. A status that this side made up, because the connection broke, says in its own what happened.
+    fn text(&self) -> String {
+        match self {
+            Self::Status(status) => {
+                let cause = status.source().map(with_causes);
+                let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+                format!("{self}{cause}")
+            }
+            other => with_causes(other),
+        }
+    }
+
     fn manner(&self) -> back_off::Manner {
         use back_off::Manner::{Clean, Failed, Ordinary};
         match self {
@@ -403,3 +416,6 @@ fn is_too_large(status: &Status) -> bool {
 fn begin_of(text: &str) -> &str {
     text.get(..text.floor_char_boundary(MOST_ERROR_BYTES)).unwrap_or(text)
 }
+
+#[cfg(test)]
+mod tests;

@@ -265,3 +265,6 @@ impl Refused {
 fn begin_of(text: &str, most: usize) -> &str {
     text.get(..text.floor_char_boundary(most)).unwrap_or(text)
 }
+
+#[cfg(test)]
+mod tests;
