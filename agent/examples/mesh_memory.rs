@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use isthmus::mesh::route::{Flow, decide};
+use isthmus::mesh::route::{Experience, Flow, decide};
 use isthmus::mesh::workload::{Health, Membership, Protocol};
 use isthmus::mesh::{Builder, Draft, Mesh, ServiceKey, Snapshot, file};
 use tikv_jemalloc_ctl::{epoch, stats};
@@ -261,6 +261,7 @@ fn lookups(plan: Plan, mesh: &Snapshot) -> Outcome<()> {
             source: &source,
             destination: SocketAddr::new(v4(any()), 80),
             entropy: 7,
+            experience: Experience::default(),
         };
         matches!(
             decide(mesh, &flow),
@@ -273,6 +274,7 @@ fn lookups(plan: Plan, mesh: &Snapshot) -> Outcome<()> {
             source: &source,
             destination: SocketAddr::new(vip.into(), 80),
             entropy: u64::from(any()),
+            experience: Experience::default(),
         };
         matches!(
             decide(mesh, &flow),

@@ -21,6 +21,7 @@
 //! | [`tls`] | TLS configurations and the check of a peer's identity |
 //! | [`istiod`] | reaching istiod: TLS, roots, token, headers |
 //! | [`xds`] | the mesh as istiod tells it |
+//! | [`dns`] | addresses of host names |
 //! | [`identity`] | SPIFFE IDs, certificates and where they come from |
 //! | [`mesh`] | workloads, services, policies, gateways; pure decisions on them |
 //! | [`telemetry`] | metrics, log lines, recent failures, spans |
@@ -35,6 +36,7 @@ pub mod cli;
 pub mod config;
 pub mod config_dump;
 pub mod control;
+pub mod dns;
 pub mod drain;
 pub mod hbone;
 pub mod identity;

@@ -2,7 +2,10 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `outbound` | a pod's application dials: decide, reach, relay |
+//! | `outbound` | a pod's application dials: take, reach, relay |
+//! | `reach` | finding the way of an outbound connection, and another one when it is closed |
+//! | `upstream` | one attempt to go such a way |
+//! | `ejections` | peers that lately could not be reached |
 //! | `inbound` | a tunnel brings a CONNECT: admit, authorise, deliver, relay |
 //! | `gateway` | the same for a whole network: pick an endpoint, pipe |
 //! | `terminate` | accepting tunnels, common to pods and gateways |
@@ -27,21 +30,25 @@ mod close;
 mod connections;
 mod descriptors;
 mod dial;
+mod ejections;
 pub mod gateway;
 mod inbound;
 mod leg;
 mod open_connection;
 mod outbound;
 mod pool;
+mod reach;
 mod relay;
 pub mod sockets;
 mod terminate;
 mod tuning;
 mod tunnel_socket;
 mod tunnels;
+mod upstream;
 
 use std::{
     fmt,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -49,7 +56,7 @@ use std::{
     time::Duration,
 };
 
-use self::{access_log::Book, connections::Connections, pool::Pool, terminate::Parts};
+use self::{access_log::Book, connections::Connections, ejections::Ejections, pool::Pool, terminate::Parts};
 pub use self::{
     close::{Cause, CloseCode, CloseReason, Phase, Who},
     descriptors::Descriptors,
@@ -60,6 +67,7 @@ pub use self::{
     tunnels::TunnelInfo,
 };
 use crate::{
+    dns::Names,
     identity::{Certificates, SpiffeId},
     mesh::{Mesh, Workload},
     telemetry::{Telemetry, exposition::Families, metric},
@@ -90,6 +98,8 @@ pub struct ProxyParts {
     pub mesh: Mesh,
     /// Where certificates come from.
     pub certificates: Certificates,
+    /// Addresses of endpoints known by name only.
+    pub names: Names,
     /// The network the pod's address belongs to.
     pub network: Arc<str>,
     /// Numbers of tunnels, sockets and pools.
@@ -118,7 +128,11 @@ pub struct PodProxy {
     sockets: Arc<dyn Sockets>,
     mesh: Mesh,
     certificates: Certificates,
+    names: Names,
     pool: Pool,
+    ejections: Ejections,
+    /// Who this pod is among those who tell `ejections` of failures.
+    witness: u64,
     outgoing: Connections,
     /// Tunnels that were dialled.
     dialled: Connections,
@@ -134,6 +148,7 @@ impl PodProxy {
             sockets,
             mesh,
             certificates,
+            names,
             network,
             tuning,
             telemetry,
@@ -159,7 +174,10 @@ impl PodProxy {
             sockets,
             mesh,
             certificates,
+            names,
             pool,
+            ejections: Ejections::of_process(),
+            witness: Ejections::witness(),
             outgoing: Connections::new(),
             dialled,
             parts,
@@ -261,6 +279,12 @@ impl PodProxy {
             CloseReason::new(CloseCode::NoIdentity, text)
         })
     }
+}
+
+/// Whether connections of any pod pass this peer over now, because it could not be reached lately.
+#[must_use]
+pub fn passes_over(peer: SocketAddr) -> bool {
+    Ejections::of_process().passes_over(peer)
 }
 
 /// Tells metrics how much of the budget of descriptors is taken.

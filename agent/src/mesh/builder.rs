@@ -14,7 +14,7 @@ use super::interner::Interner;
 use super::policy::{self, Policy};
 use super::service::Service;
 use super::slab::{Slab, Slots};
-use super::snapshot::{Policies, Served, Snapshot, VipRange};
+use super::snapshot::{self, Policies, Served, Snapshot, VipRange};
 use super::workload::{NetworkMode, Protocol, Workload};
 
 /// Workloads, services, policies and gateways on their way into a [`Snapshot`].
@@ -171,6 +171,7 @@ impl Builder {
             }
             Some((slot, held)) if *held == workload => (slot, false),
             Some((slot, held)) if same_place(&held, &workload) => {
+                self.weigh(&workload);
                 self.mesh.workloads.put(slot, Some(Arc::new(workload)));
                 (slot, true)
             }
@@ -251,6 +252,8 @@ impl Builder {
                 served.members.insert(place, slot);
             }
         }
+        self.weigh(&workload);
+        self.announce(&workload);
         let mesh = &mut self.mesh;
         let workloads = &mesh.workloads;
         let by_uid = |other: u32| uid_order(workloads, other, &workload).is_lt();
@@ -296,7 +299,48 @@ impl Builder {
             }
             self.drop_if_unused(at);
         }
+        self.silence(workload);
         self.mesh.workloads.put(slot, None);
+    }
+
+    /// Lets no service of a workload have a bound below its capacity.
+    fn weigh(&mut self, workload: &Workload) {
+        for membership in workload.services.iter() {
+            let key = &membership.service;
+            let Some((at, served)) = self.mesh.service_slot(&key.namespace, &key.hostname) else {
+                continue;
+            };
+            if served.heaviest < workload.capacity
+                && let Some(served) = self.mesh.services.change(at)
+            {
+                served.heaviest = workload.capacity;
+            }
+        }
+    }
+
+    /// A workload that stands for a gateway makes it known.
+    fn announce(&mut self, workload: &Workload) {
+        if let Some(gateway) = snapshot::gateway_of(workload) {
+            let announced = Arc::make_mut(&mut self.mesh.announced);
+            let list = announced.entry(Arc::clone(&workload.network)).or_default();
+            if !list.contains(&gateway) {
+                list.push(gateway);
+                list.sort_unstable_by_key(ToString::to_string);
+            }
+        }
+    }
+
+    /// The reverse of [`Self::announce`].
+    fn silence(&mut self, workload: &Workload) {
+        if let Some(gateway) = snapshot::gateway_of(workload) {
+            let announced = Arc::make_mut(&mut self.mesh.announced);
+            if let Some(list) = announced.get_mut(&workload.network) {
+                list.retain(|other| *other != gateway);
+                if list.is_empty() {
+                    announced.remove(&workload.network);
+                }
+            }
+        }
     }
 
     /// The number of a service, which is made room for if it is not known yet.
@@ -309,6 +353,7 @@ impl Builder {
             key: Arc::clone(key),
             service: None,
             members: Vec::new(),
+            heaviest: 0,
         };
         let mesh = &mut self.mesh;
         mesh.services.put(slot, Some(Arc::new(served)));

@@ -103,6 +103,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether the mesh may only not know yet what was asked for: istiod tells the one agent before the other.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::UnknownWorkload | Self::UnknownHostname { .. } | Self::NoPort { .. } | Self::UnknownService { .. }
+        )
+    }
+
     /// The HTTP status of the answer (wire-facts §3.6; 404 is a gateway's way to say that it has no such route).
     pub fn status(&self) -> u16 {
         match self {

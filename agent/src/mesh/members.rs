@@ -39,7 +39,7 @@ mod tests {
     use crate::mesh::{
         Builder, Draft,
         fixture::{ip, service, workload},
-        route::{Flow, Route, decide},
+        route::{Experience, Flow, Route, decide},
     };
 
     fn with(name: &str, addresses: &[&str]) -> Draft {
@@ -76,6 +76,7 @@ mod tests {
                 source: &source,
                 destination: SocketAddr::new(ip, 80),
                 entropy: 1,
+                experience: Experience::default(),
             };
             matches!(decide(&mesh, &flow), Route::Plain { to, workload: None, service: None } if to.ip() == ip)
         };

@@ -7,12 +7,14 @@
 
 mod balance;
 mod deny;
+mod experience;
 mod network;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub use deny::{Deny, NoUpstream};
+pub use experience::{Experience, Failed, Resolved, Shunned};
 
 pub(super) use balance::{address, target_port};
 
@@ -35,6 +37,8 @@ pub struct Flow<'a> {
     pub destination: SocketAddr,
     /// Picks among equals.
     pub entropy: u64,
+    /// What trying has taught so far.
+    pub experience: Experience<'a>,
 }
 
 /// Where it goes.
@@ -100,6 +104,9 @@ pub fn decide(mesh: &Snapshot, flow: &Flow<'_>) -> Route {
         mesh,
         source: flow.source,
         to,
+        entropy: flow.entropy,
+        experience: &flow.experience,
+        is_resolved: false,
     };
     decision.route(&mut Draw::new(flow.entropy)).unwrap_or_else(Route::Deny)
 }
@@ -109,6 +116,23 @@ struct Decision<'a> {
     source: &'a Workload,
     /// What was asked for, never IPv4-mapped.
     to: SocketAddr,
+    /// Picks among the addresses of a name.
+    entropy: u64,
+    experience: &'a Experience<'a>,
+    /// Whether `to` is what DNS said of a name: it may lead to no further name.
+    is_resolved: bool,
+}
+
+impl Route {
+    /// The address this agent has to connect to first.
+    pub fn dials(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Local { to, .. } | Self::Plain { to, .. } => Some(*to),
+            Self::Hbone { peer, .. } => Some(*peer),
+            Self::DoubleHbone { gateway, .. } => Some(*gateway),
+            Self::Deny(_) => None,
+        }
+    }
 }
 
 impl Decision<'_> {
@@ -134,12 +158,12 @@ impl Decision<'_> {
             return self.past_service(service, draw);
         }
         let wanted = Wanted {
-            source: self.source,
             service: &service,
             port: self.to.port(),
             ip: self.to.ip(),
+            is_waypoint: false,
         };
-        let chosen = balance::choose(self.mesh, &wanted, draw)?;
+        let chosen = balance::choose(self, &wanted, draw)?;
         match chosen.place {
             Place::Elsewhere => self.to_other_network(&chosen.workload, &service.subject_alt_names, &service, draw),
             Place::Named => Err(needs_dns(&chosen.workload)),
@@ -147,7 +171,38 @@ impl Decision<'_> {
                 let to = SocketAddr::new(ip, chosen.port);
                 self.to_endpoint(chosen.workload, to, Some(service))
             }
+            Place::Resolved(ip) => {
+                let to = SocketAddr::new(ip, chosen.port);
+                self.to_resolved(chosen.workload, to, service, draw)
+            }
         }
+    }
+
+    /// An endpoint at an address of which DNS has told. Whose that is matters: an endpoint in clear may turn out to be
+    /// somebody of the mesh, who is treated as such.
+    fn to_resolved(
+        &self,
+        workload: Arc<Workload>,
+        to: SocketAddr,
+        service: Arc<Service>,
+        draw: &mut Draw,
+    ) -> Result<Route, Deny> {
+        let (network, client) = (&self.source.network, &self.source.namespace);
+        let known = self.mesh.service_at(network, to.ip(), client).is_some()
+            || self.mesh.workload_at(network, to.ip()).is_some()
+            || self.mesh.workload_elsewhere(network, to.ip()).is_some();
+        if workload.protocol == Protocol::Hbone || !known {
+            return self.to_endpoint(workload, to, Some(service));
+        }
+        if self.is_resolved {
+            return Err(needs_dns(&workload));
+        }
+        let onwards = Decision {
+            to,
+            is_resolved: true,
+            ..*self
+        };
+        onwards.route(draw)
     }
 
     /// The service leaves the address alone; whose it is still matters.
@@ -263,7 +318,7 @@ impl Decision<'_> {
         behind: Option<&Service>,
         service: Option<Arc<Service>>,
     ) -> Result<Route, Deny> {
-        let Place::Here(ip) = chosen.place else {
+        let (Place::Here(ip) | Place::Resolved(ip)) = chosen.place else {
             return Err(needs_dns(&chosen.workload));
         };
         let names = behind.iter().flat_map(|service| service.subject_alt_names.iter());
@@ -295,25 +350,27 @@ impl Decision<'_> {
         {
             GatewayTarget::Service(service) => {
                 let wanted = Wanted {
-                    source: self.source,
                     service: &service,
                     port: waypoint.hbone_port,
                     ip: self.to.ip(),
+                    is_waypoint: true,
                 };
-                let chosen = balance::choose(self.mesh, &wanted, draw).map_err(|cause| Deny::NoWaypoint {
-                    waypoint: name(),
-                    of: of(),
-                    source: Box::new(cause),
-                })?;
+                let unusable = |cause| match cause {
+                    needs @ Deny::NeedsDns { .. } => needs,
+                    cause => Deny::NoWaypoint {
+                        waypoint: name(),
+                        of: of(),
+                        source: Box::new(cause),
+                    },
+                };
+                let chosen = balance::choose(self, &wanted, draw).map_err(unusable)?;
                 Ok((chosen, Some(service)))
             }
             GatewayTarget::Workload(workload) => {
-                let same_family = |ip: &std::net::IpAddr| ip.is_ipv4() == self.to.is_ipv4();
-                let addresses = &workload.addresses;
-                let place = match addresses.iter().find(same_family).or_else(|| addresses.first()) {
-                    _ if workload.network != self.source.network => Place::Elsewhere,
-                    Some(ip) => Place::Here(ip),
-                    None => Place::Named,
+                let place = if workload.network == self.source.network {
+                    self.place_of_waypoint(&workload, waypoint.hbone_port)?
+                } else {
+                    Place::Elsewhere
                 };
                 let chosen = Chosen {
                     port: waypoint.hbone_port,
@@ -323,6 +380,25 @@ impl Decision<'_> {
                 Ok((chosen, None))
             }
         }
+    }
+}
+
+impl Decision<'_> {
+    /// Where a waypoint is that is one workload: at the address with the best standing.
+    fn place_of_waypoint(&self, workload: &Workload, port: u16) -> Result<Place, Deny> {
+        let own: Vec<IpAddr> = workload.addresses.iter().collect();
+        let known = match self.experience.addresses_of(&workload.hostname) {
+            _ if !own.is_empty() => &*own,
+            Some(resolved) => resolved,
+            None => return Ok(Place::Named),
+        };
+        let standing = |ip| self.experience.standing(SocketAddr::new(ip, port));
+        let (ip, _) = self
+            .preferred(known, self.to.ip(), standing)
+            .ok_or_else(|| Deny::Tried {
+                peer: describe(workload),
+            })?;
+        Ok(Place::Here(ip))
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::address::{GatewayAddress, GatewayDestination, ServiceKey};
+use super::HBONE_PORT;
+use super::address::{GatewayAddress, GatewayDestination, NetworkAddress, ServiceKey};
 use super::index::Index;
 use super::policy::Policy;
 use super::service::{HealthPolicy, Service};
@@ -42,6 +43,8 @@ pub struct Snapshot {
     pub(super) policies: Arc<Policies>,
     /// By network.
     pub(super) gateways: Arc<BTreeMap<Arc<str>, Vec<GatewayAddress>>>,
+    /// By network, of the workloads that stand for gateways (wire-facts §1.10).
+    pub(super) announced: Arc<BTreeMap<Arc<str>, Vec<GatewayAddress>>>,
 }
 
 /// A service and who serves it. It may be named by endpoints before it is known itself.
@@ -51,6 +54,16 @@ pub(super) struct Served {
     pub(super) service: Option<Arc<Service>>,
     /// Workloads that name it, in the order of their uid, whatever their health.
     pub(super) members: Vec<u32>,
+    /// No member has more capacity. It may be more than any has now.
+    pub(super) heaviest: u32,
+}
+
+/// Whoever may be an endpoint of a service, by number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Crowd<'a> {
+    mesh: &'a Snapshot,
+    served: &'a Served,
+    service: &'a Service,
 }
 
 /// A range of virtual addresses.
@@ -216,15 +229,19 @@ impl Snapshot {
 
     /// The endpoints of a service that its health policy admits, in the order of their uid.
     pub fn endpoints<'a>(&'a self, key: &'a ServiceKey) -> impl Iterator<Item = Endpoint<'a>> + Clone {
-        let served = self.service_slot(&key.namespace, &key.hostname);
-        let known = served.and_then(|(_, served)| Some((served.service.as_ref()?, &served.members)));
-        let health = known.map(|(service, _)| service.load_balancing.health);
-        let members = known.map(|(_, members)| members.as_slice()).unwrap_or_default();
-        let workloads = members.iter().filter_map(|slot| self.workloads.get(*slot));
-        workloads.filter_map(move |workload| {
-            let admitted = workload.status == Health::Healthy || health == Some(HealthPolicy::AllowAll);
-            let ports = workload.ports_for(key).filter(|_| admitted)?;
-            Some(Endpoint { workload, ports })
+        let crowd = self.crowd(key);
+        let count = crowd.map_or(0, |crowd| crowd.len());
+        (0..count).filter_map(move |at| crowd?.get(at))
+    }
+
+    /// The same endpoints by number, for who does not want to see all of them; none when the service is not known.
+    pub(super) fn crowd<'a>(&'a self, key: &ServiceKey) -> Option<Crowd<'a>> {
+        let (_, served) = self.service_slot(&key.namespace, &key.hostname)?;
+        let service = served.service.as_ref()?;
+        Some(Crowd {
+            mesh: self,
+            served,
+            service,
         })
     }
 
@@ -252,6 +269,19 @@ impl Snapshot {
     /// Gateways of a network, for workloads there that name none themselves.
     pub fn gateways(&self, network: &str) -> &[GatewayAddress] {
         self.gateways.get(network).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Gateways of a network which workloads stand for, whoever names them.
+    pub fn announced_gateways(&self, network: &str) -> &[GatewayAddress] {
+        self.announced.get(network).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Is there any gateway to this workload of another network?
+    pub(super) fn has_gateway(&self, workload: &Workload) -> bool {
+        let network = &workload.network;
+        workload.network_gateway.is_some()
+            || !self.gateways(network).is_empty()
+            || !self.announced_gateways(network).is_empty()
     }
 
     /// Whom the address of a waypoint or network gateway means: by address a workload or else a service, by name a
@@ -345,6 +375,55 @@ impl Snapshot {
         let served = index.slots(tag).filter_map(|slot| self.services.get(slot));
         served.filter_map(|served| served.service.as_ref())
     }
+}
+
+impl<'a> Crowd<'a> {
+    /// How many workloads name the service.
+    pub(super) fn len(&self) -> usize {
+        self.served.members.len()
+    }
+
+    /// No endpoint has more capacity.
+    pub(super) fn heaviest(&self) -> u32 {
+        self.served.heaviest
+    }
+
+    /// The endpoint of a number below [`Crowd::len`], if the service's health policy admits it.
+    pub(super) fn get(&self, at: usize) -> Option<Endpoint<'a>> {
+        let workload = self.mesh.workloads.get(*self.served.members.get(at)?)?;
+        let health = self.service.load_balancing.health;
+        let admitted = workload.status == Health::Healthy || health == HealthPolicy::AllowAll;
+        let ports = workload.ports_for(&self.served.key).filter(|_| admitted)?;
+        Some(Endpoint { workload, ports })
+    }
+}
+
+/// Where the gateway is that a workload stands for; none when it stands for none. Its uid ends with address and port, the
+/// port being 0 where the source was not told (wire-facts §1.10, §4.2).
+pub(super) fn gateway_of(workload: &Workload) -> Option<GatewayAddress> {
+    if !workload.is_network_gateway() {
+        return None;
+    }
+    let uid = workload.uid().to_string();
+    let mut parts = uid.rsplit('/');
+    let port = parts.next().and_then(|port| port.parse().ok());
+    let told = parts.next().and_then(|address| address.parse::<IpAddr>().ok());
+    let own = told.filter(|ip| workload.addresses.contains(ip));
+    let destination = match own.or_else(|| workload.addresses.first()) {
+        Some(ip) => GatewayDestination::Address(NetworkAddress {
+            network: Arc::clone(&workload.network),
+            ip,
+        }),
+        None if workload.hostname.is_empty() => return None,
+        None => GatewayDestination::Hostname(ServiceKey {
+            namespace: Arc::clone(&workload.namespace),
+            hostname: Arc::clone(&workload.hostname),
+        }),
+    };
+    Some(GatewayAddress {
+        destination,
+        hbone_port: port.filter(|port| *port != 0).unwrap_or(HBONE_PORT),
+    })
 }
 
 /// Of the services a client may see: one in its namespace, then a canonical one, then the first.

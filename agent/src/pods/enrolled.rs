@@ -19,6 +19,7 @@ use super::{
     registry::{Parts, RegistryError, Stirred},
 };
 use crate::{
+    dns::Names,
     drain::{DrainTrigger, drain},
     identity::{SpiffeId, Wanted},
     mesh::{Snapshot, Workload, policy},
@@ -205,6 +206,7 @@ impl Enrolled {
                 sockets,
                 mesh: parts.mesh.clone(),
                 certificates: parts.certificates.clone(),
+                names: Names::of_process(),
                 network: Arc::clone(&parts.network),
                 tuning: parts.tuning,
                 telemetry: Arc::clone(&parts.telemetry),

@@ -36,6 +36,8 @@ pub(crate) struct Record {
     parent: Option<u64>,
     began: Instant,
     counted: Option<Counted>,
+    /// Ways that were tried, the last one included.
+    attempts: u32,
 }
 
 /// Whose connections are told, and to whom.
@@ -82,6 +84,7 @@ impl Book {
             parent: None,
             began: Instant::now(),
             counted: None,
+            attempts: 0,
         }
     }
 }
@@ -147,6 +150,18 @@ impl Record {
         self.service = service.map(ServiceFacts::of);
     }
 
+    /// The `attempt`th way is about to be tried, for an application that asked for `to`: what was noted of the way before
+    /// is forgotten.
+    pub(crate) fn tries(&mut self, attempt: u32, to: SocketAddr) {
+        self.attempts = attempt;
+        self.hbone = None;
+        self.source.identity = None;
+        self.destination = Party {
+            address: Some(to),
+            ..Party::default()
+        };
+    }
+
     /// A trace that begins here, to be sent with the CONNECT.
     pub(crate) fn begin_trace(&mut self) -> Traceparent {
         let sampled = self.book.telemetry.spans().is_some();
@@ -161,7 +176,7 @@ impl Record {
         self.parent = Some(parent);
     }
 
-    /// The way is known and about to be tried: from now on it is counted. `sockets` are those of applications.
+    /// It is one, or about to be: from now on it is counted. `sockets` are those of applications.
     pub(crate) fn open(&mut self, sockets: u64) {
         if self.counted.is_some() {
             return;
@@ -270,6 +285,7 @@ impl Record {
                     dst.identity = destination.proven(),
                     dst.cluster = destination.cluster(),
                     direction = self.direction.word(),
+                    attempts = (self.attempts > 1).then_some(u64::from(self.attempts)),
                     bytes_sent = tally.forth,
                     bytes_recv = tally.back,
                     duration,

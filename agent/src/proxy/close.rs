@@ -140,9 +140,12 @@ impl CloseReason {
             Deny::UnknownWaypoint { .. } | Deny::NoWaypoint { .. } | Deny::WaypointElsewhere { .. } => {
                 CloseCode::NoWaypoint
             }
-            Deny::UnknownGateway { .. } | Deny::OtherNetwork { .. } => CloseCode::NoGateway,
+            Deny::UnknownGateway { .. } | Deny::GatewayWithoutHbone { .. } | Deny::OtherNetwork { .. } => {
+                CloseCode::NoGateway
+            }
+            Deny::Tried { .. } => CloseCode::NoUpstream,
             Deny::NoIdentity { .. } => CloseCode::NoIdentity,
-            Deny::NeedsDns { .. } => CloseCode::NeedsDns,
+            Deny::NeedsDns { .. } => CloseCode::DnsFailed,
         };
         Self::new(code, deny.to_string()).during(Phase::Decide)
     }

@@ -1,6 +1,6 @@
 //! The east-west gateway.
 
-use std::{future::poll_fn, net::SocketAddr, sync::Arc};
+use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use tokio::{
@@ -15,6 +15,7 @@ use super::{
     connections::Guard,
     descriptors::{Descriptors, Lease},
     dial::{CONNECT_TIMEOUT, connect},
+    ejections::Ejections,
     leg::Leg,
     relay::{self, Tally},
     sockets::{PlainSockets, Sockets},
@@ -24,12 +25,19 @@ use crate::{
     drain::Drain,
     hbone::server::{Incoming, connect_request},
     identity::{Certificate, Certificates, SpiffeId},
-    mesh::{Authority, Mesh, gateway},
+    mesh::{
+        Authority, Mesh,
+        gateway::{self, Refusal},
+        route::Shunned as _,
+    },
     telemetry::{ServiceFacts, Telemetry},
 };
 
 /// How long one endpoint may take to answer while there is another to try.
-const NEXT_ENDPOINT: std::time::Duration = std::time::Duration::from_secs(2);
+const NEXT_ENDPOINT: Duration = Duration::from_secs(2);
+
+/// How long a stream waits for the mesh to know the service asked for: the client's istiod may have told it earlier.
+const UNKNOWN_SERVICE_WAIT: Duration = Duration::from_secs(2);
 
 /// What an east-west gateway is made of.
 pub struct GatewayParts {
@@ -56,6 +64,8 @@ pub struct Gateway {
     mesh: Mesh,
     certificates: Certificates,
     sockets: Arc<dyn Sockets>,
+    ejections: Ejections,
+    witness: u64,
     parts: Parts,
 }
 
@@ -82,6 +92,8 @@ impl Gateway {
             mesh,
             certificates,
             sockets,
+            ejections: Ejections::of_process(),
+            witness: Ejections::witness(),
             parts: Parts::new(Descriptors::of_process(), tuning, book),
         })
     }
@@ -123,8 +135,16 @@ impl Gateway {
         if let Authority::Host { host, .. } = &request.authority {
             record.service = Some(ServiceFacts::named(Arc::clone(host)));
         }
-        let endpoints = gateway::endpoints(&self.mesh.current(), &self.network, &request.authority, rand::random())
-            .map_err(|refusal| refused(refusal.status(), CloseCode::NotHere, refusal.to_string()))?;
+        let gave_up = || {
+            let text = "the client gave up before an endpoint was reached";
+            unavailable(CloseReason::new(CloseCode::ClientGaveUp, text))
+        };
+        let endpoints = tokio::select! {
+            endpoints = self.endpoints(&request.authority) => endpoints,
+            () = poll_fn(|cx| incoming.poll_cancelled(cx)) => return Err(gave_up()),
+        };
+        let endpoints =
+            endpoints.map_err(|refusal| refused(refusal.status(), CloseCode::NotHere, refusal.to_string()))?;
         let lease = self
             .parts
             .descriptors
@@ -133,9 +153,27 @@ impl Gateway {
         record.open(1);
         tokio::select! {
             leg = self.first_that_answers(&endpoints, record) => leg.map(|leg| (leg, lease)),
-            () = poll_fn(|cx| incoming.poll_cancelled(cx)) => {
-                let text = "the client gave up before an endpoint was reached";
-                Err(unavailable(CloseReason::new(CloseCode::ClientGaveUp, text)))
+            () = poll_fn(|cx| incoming.poll_cancelled(cx)) => Err(gave_up()),
+        }
+    }
+
+    /// Endpoints in the order to try them; those that lately failed come last.
+    async fn endpoints(&self, authority: &Authority) -> Result<Vec<SocketAddr>, Refusal> {
+        let mut mesh = self.mesh.clone();
+        let give_up = Instant::now() + UNKNOWN_SERVICE_WAIT;
+        loop {
+            match gateway::endpoints(&self.mesh.current(), &self.network, authority, rand::random()) {
+                Ok(mut endpoints) => {
+                    if let Some(shunned) = self.ejections.seen_by(self.witness) {
+                        endpoints.sort_by_key(|at| shunned.contains(*at));
+                    }
+                    return Ok(endpoints);
+                }
+                Err(refusal) => {
+                    if !refusal.may_pass() || timeout_at(give_up, mesh.changed()).await.is_err() {
+                        return Err(refusal);
+                    }
+                }
             }
         }
     }
@@ -147,12 +185,17 @@ impl Gateway {
             record.destination.address = Some(*endpoint);
             let is_last = index + 1 == endpoints.len();
             let within = if is_last { CONNECT_TIMEOUT } else { NEXT_ENDPOINT };
+            self.ejections.trying(*endpoint);
             match timeout_at(give_up, connect(&*self.sockets, None, *endpoint, within)).await {
                 Ok(Ok(tcp)) => match Leg::dialled(tcp, &self.parts.tuning.sockets) {
-                    Ok(leg) => return Ok(leg),
+                    Ok(leg) => {
+                        self.ejections.reached(*endpoint);
+                        return Ok(leg);
+                    }
                     Err(error) => last = CloseReason::of_socket(CloseCode::SocketFailed, &error),
                 },
                 Ok(Err(error)) => {
+                    self.ejections.failed(*endpoint, self.witness);
                     last = CloseReason::of_dial(&error, Who::Server);
                     tracing::debug!(%endpoint, %error, "endpoint not reached");
                 }

@@ -1,7 +1,10 @@
-use std::{future::poll_fn, net::SocketAddr, sync::Arc};
+use std::{future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::StatusCode;
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     PodProxy,
@@ -9,9 +12,10 @@ use super::{
     close::{CloseCode, CloseReason, Phase, Who},
     connections::{Connections, Guard, Subject},
     descriptors::Lease,
-    dial::{client_of, deliver},
+    dial::{DialError, client_of, deliver},
     leg::Leg,
     open_connection::{Carried, OpenConnection},
+    outbound::UNKNOWN_POD_WAIT,
     relay::{self, Tally},
     terminate::{self, Accepting, Parts, Refused, Terminator, unavailable},
 };
@@ -31,9 +35,24 @@ use crate::{
 
 /// A CONNECT that may go on to the application.
 struct Admitted {
-    request: ConnectRequest,
     pod: Arc<Workload>,
     to: SocketAddr,
+}
+
+/// A CONNECT that may not.
+struct Declined {
+    refused: Refused,
+    /// Whether the mesh may only not know yet what was asked for.
+    may_pass: bool,
+}
+
+impl From<Refused> for Declined {
+    fn from(refused: Refused) -> Self {
+        Self {
+            refused,
+            may_pass: false,
+        }
+    }
 }
 
 impl PodProxy {
@@ -113,7 +132,16 @@ impl PodProxy {
         record: &mut Record,
         guard: &mut Guard,
     ) -> Result<(Leg, Arc<Workload>, Lease), Refused> {
-        let Admitted { request, pod, to } = self.admit(incoming, tunnel, record, guard)?;
+        let request = connect_request(incoming.head()).map_err(|error| Refused {
+            status: error.status(),
+            reason: CloseReason::new(CloseCode::BadRequest, error.to_string()),
+        })?;
+        record.continue_trace(request.traceparent);
+        let admitted = tokio::select! {
+            admitted = self.admit_within(UNKNOWN_POD_WAIT, &request, tunnel, record, guard) => admitted,
+            () = poll_fn(|cx| incoming.poll_cancelled(cx)) => Err(gave_up()),
+        };
+        let Admitted { pod, to } = admitted?;
         let lease = self
             .parts
             .descriptors
@@ -130,52 +158,72 @@ impl PodProxy {
         let leg = async {
             let tcp = deliver(&*self.sockets, client, to)
                 .await
-                .map_err(|error| CloseReason::of_dial(&error, Who::Server))?;
-            Leg::delivered(tcp).map_err(|error| CloseReason::of_socket(CloseCode::SocketFailed, &error))
+                .map_err(|error| undelivered(&error))?;
+            Leg::delivered(tcp).map_err(|error| Refused {
+                status: StatusCode::BAD_GATEWAY,
+                reason: CloseReason::of_socket(CloseCode::SocketFailed, &error),
+            })
         };
         tokio::select! {
-            leg = leg => match leg {
-                Ok(leg) => Ok((leg, pod, lease)),
-                Err(reason) => Err(unavailable(reason)),
-            },
-            () = poll_fn(|cx| incoming.poll_cancelled(cx)) => {
-                let text = "the client gave up before the application was reached";
-                Err(unavailable(CloseReason::new(CloseCode::ClientGaveUp, text)))
-            }
+            leg = leg => leg.map(|leg| (leg, pod, lease)),
+            () = poll_fn(|cx| incoming.poll_cancelled(cx)) => Err(gave_up()),
             reason = guard.cut() => Err(Refused { status: StatusCode::UNAUTHORIZED, reason }),
         }
     }
 
-    /// Everything that can be decided without dialling.
-    fn admit(
+    /// Everything that can be decided without dialling; waits for the mesh to know what was asked for.
+    async fn admit_within(
         &self,
-        incoming: &Incoming,
+        wait: Duration,
+        request: &ConnectRequest,
         tunnel: &Accepting,
         record: &mut Record,
         guard: &Guard,
     ) -> Result<Admitted, Refused> {
+        let mut mesh = self.mesh.clone();
+        let give_up = Instant::now() + wait;
+        loop {
+            match self.admit(request, tunnel, record, guard) {
+                Ok(admitted) => return Ok(admitted),
+                Err(Declined { refused, may_pass }) => {
+                    if !may_pass || timeout_at(give_up, mesh.changed()).await.is_err() {
+                        return Err(refused);
+                    }
+                }
+            }
+        }
+    }
+
+    fn admit(
+        &self,
+        request: &ConnectRequest,
+        tunnel: &Accepting,
+        record: &mut Record,
+        guard: &Guard,
+    ) -> Result<Admitted, Declined> {
         let refused = |status: StatusCode, code: CloseCode, text: String| Refused {
             status,
             reason: CloseReason::new(code, text),
         };
-        let request = connect_request(incoming.head())
-            .map_err(|error| refused(error.status(), CloseCode::BadRequest, error.to_string()))?;
-        record.continue_trace(request.traceparent);
         let mesh = self.mesh.current();
-        self.note_source(&mesh, tunnel, &request, record);
-        let pod = self.workload_now().ok_or_else(|| {
-            refused(
+        self.note_source(&mesh, tunnel, request, record);
+        let pod = self.workload_now().ok_or_else(|| Declined {
+            refused: refused(
                 StatusCode::SERVICE_UNAVAILABLE,
                 CloseCode::PodUnknown,
                 format!("the mesh knows no workload for pod {}", self.pod),
-            )
+            ),
+            may_pass: true,
         })?;
         record.destination.is(&pod);
         record.destination.identity = pod.identity();
         let ip = tunnel.at.ip();
         let admission = admit(&mesh, &pod, ip, &request.authority).map_err(|refusal| {
             let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-            refused(status, CloseCode::NotHere, refusal.to_string())
+            Declined {
+                refused: refused(status, CloseCode::NotHere, refusal.to_string()),
+                may_pass: refusal.may_pass(),
+            }
         })?;
         record.asks_for(admission.service.as_deref());
         let to = SocketAddr::new(ip, admission.to_port);
@@ -196,11 +244,11 @@ impl PodProxy {
             &policy::authorize(&self.mesh.current(), &pod, &connection),
             Phase::Authorize,
         ) {
-            Some(reason) => Err(Refused {
+            Some(reason) => Err(Declined::from(Refused {
                 status: StatusCode::UNAUTHORIZED,
                 reason,
-            }),
-            None => Ok(Admitted { request, pod, to }),
+            })),
+            None => Ok(Admitted { pod, to }),
         }
     }
 
@@ -229,13 +277,10 @@ impl PodProxy {
 
 impl Terminator for PodProxy {
     async fn certificate(&self) -> Result<Arc<Certificate>, CloseReason> {
-        let pod = self
-            .workload_within(super::outbound::UNKNOWN_POD_WAIT)
-            .await
-            .ok_or_else(|| {
-                let text = format!("the mesh knows no workload for pod {}", self.pod);
-                CloseReason::new(CloseCode::PodUnknown, text).during(Phase::Handshake)
-            })?;
+        let pod = self.workload_within(UNKNOWN_POD_WAIT).await.ok_or_else(|| {
+            let text = format!("the mesh knows no workload for pod {}", self.pod);
+            CloseReason::new(CloseCode::PodUnknown, text).during(Phase::Handshake)
+        })?;
         let id = self.identity(&pod)?;
         self.certificates
             .get(&id)
@@ -249,6 +294,24 @@ impl Terminator for PodProxy {
 
     fn parts(&self) -> &Parts {
         &self.parts
+    }
+}
+
+fn gave_up() -> Refused {
+    let text = "the client gave up before the application was reached";
+    unavailable(CloseReason::new(CloseCode::ClientGaveUp, text))
+}
+
+/// The answer where the application was not reached. One that took the connection and reset it at once was: the client
+/// must not take that for a reason to go elsewhere.
+fn undelivered(error: &DialError) -> Refused {
+    let reason = CloseReason::of_dial(error, Who::Server);
+    match error {
+        DialError::Connect { cause, .. } if cause.kind() == io::ErrorKind::ConnectionReset => Refused {
+            status: StatusCode::BAD_GATEWAY,
+            reason,
+        },
+        _ => unavailable(reason),
     }
 }
 

@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     io::Interest,
@@ -11,44 +11,19 @@ use super::{
     accept::{Accepted, Acceptor},
     access_log::{Direction, Record},
     close::{CloseCode, CloseReason, Phase, Who},
-    connections::{Guard, Subject},
+    connections::Guard,
     descriptors::Lease,
-    dial::{self, ANSWER_TIMEOUT, CONNECT_TIMEOUT, DialError, HANDSHAKE_TIMEOUT, connect},
     leg::Leg,
     open_connection::{Carried, OpenConnection},
-    pool::{Key, Seat},
     relay::{self, Tally},
     terminate::{LAST_WORDS, canonical, deadline},
+    upstream::Upstream,
 };
-use crate::{
-    drain::Drain,
-    hbone::{Baggage, ConnectRequest, Forwarded, ReadAhead, Stream, client},
-    identity::SpiffeId,
-    mesh::{
-        Workload,
-        policy::{self, Connection},
-        route::{self, Flow, Route},
-    },
-};
+use crate::drain::Drain;
 
 /// How long a connection waits for the mesh to know its pod: a pod's first connections may come before the control
 /// plane has told of it.
 pub(super) const UNKNOWN_POD_WAIT: Duration = Duration::from_secs(5);
-
-/// The far leg of an outbound connection.
-enum Upstream {
-    Tcp(TcpStream),
-    /// A stream, and its place in a tunnel where the tunnel is a pooled one.
-    Stream(Stream, Option<Seat>),
-}
-
-/// What the inner tunnel of double HBONE is to be.
-struct Inner<'a> {
-    source: &'a Workload,
-    gateway: SocketAddr,
-    expected: Arc<[SpiffeId]>,
-    request: ConnectRequest,
-}
 
 impl PodProxy {
     /// Serves connections of the pod's applications. `listener` must be one that only redirected connections reach:
@@ -155,214 +130,6 @@ impl PodProxy {
             guard.subject_to(subject);
         }
         Ok(reached)
-    }
-
-    /// Finds the way and goes it. Where policy has allowed it, gives also what policy must look at again.
-    async fn reach(&self, to: SocketAddr, record: &mut Record) -> Result<(Upstream, Option<Subject>), CloseReason> {
-        let source = self.workload_within(UNKNOWN_POD_WAIT).await.ok_or_else(|| {
-            let wait = UNKNOWN_POD_WAIT.as_secs();
-            let text = format!("the mesh knows no workload for pod {} yet; waited {wait} s", self.pod);
-            CloseReason::new(CloseCode::PodUnknown, text)
-        })?;
-        record.source.is(&source);
-        let flow = Flow {
-            source: &source,
-            destination: to,
-            entropy: rand::random(),
-        };
-        let route = route::decide(&self.mesh.current(), &flow);
-        match route {
-            Route::Deny(deny) => Err(CloseReason::of_deny(&deny)),
-            Route::Local { to, service } => {
-                record.asks_for(service.as_deref());
-                record.destination.is(&source);
-                let subject = self.authorize_local(&source, to, record)?;
-                Ok((self.plain(to, record).await?, Some(subject)))
-            }
-            Route::Plain { to, workload, service } => {
-                record.asks_for(service.as_deref());
-                record.destination.address = Some(to);
-                if let Some(workload) = workload {
-                    record.destination.is(&workload);
-                }
-                Ok((self.plain(to, record).await?, None))
-            }
-            Route::Hbone {
-                peer,
-                authority,
-                expected,
-                workload,
-                service,
-            } => {
-                record.asks_for(service.as_deref());
-                record.destination.is(&workload);
-                record.hbone = Some(peer);
-                record.source.identity = Some(self.identity(&source)?);
-                let request = self.request(&source, authority, record);
-                record.open(1);
-                Ok((self.tunnelled(&source, peer, expected, &request, record).await?, None))
-            }
-            Route::DoubleHbone {
-                gateway,
-                gateway_expected,
-                authority,
-                expected,
-                gateway_workload,
-                service,
-            } => {
-                record.asks_for(Some(&service));
-                if let Some(gateway) = gateway_workload {
-                    record.destination.is(&gateway);
-                }
-                record.hbone = Some(gateway);
-                record.source.identity = Some(self.identity(&source)?);
-                let request = self.request(&source, authority, record);
-                let outer = self
-                    .tunnelled(&source, gateway, gateway_expected, &request, record)
-                    .await?;
-                let Upstream::Stream(outer, seat) = outer else {
-                    return Ok((outer, None));
-                };
-                let inner = Inner {
-                    source: &source,
-                    gateway,
-                    expected,
-                    request,
-                };
-                Ok((self.inner(inner, outer, seat, record).await?, None))
-            }
-        }
-    }
-
-    async fn plain(&self, to: SocketAddr, record: &mut Record) -> Result<Upstream, CloseReason> {
-        record.open(2);
-        let connected = connect(
-            &*self.sockets,
-            record.source.address.map(|address| address.ip()),
-            to,
-            CONNECT_TIMEOUT,
-        )
-        .await;
-        connected
-            .map(Upstream::Tcp)
-            .map_err(|error| CloseReason::of_dial(&error, Who::Server))
-    }
-
-    /// A stream in a pooled tunnel.
-    async fn tunnelled(
-        &self,
-        source: &Workload,
-        peer: SocketAddr,
-        expected: Arc<[SpiffeId]>,
-        request: &ConnectRequest,
-        record: &mut Record,
-    ) -> Result<Upstream, CloseReason> {
-        let id = self.identity(source)?;
-        let source_ip = record.source.address.map_or(peer.ip(), |address| address.ip());
-        let key = Key {
-            source: id,
-            source_ip,
-            expected,
-            peer,
-        };
-        let (opened, identity, seat) = self
-            .pool
-            .open(&key, request)
-            .await
-            .map_err(|error| CloseReason::of_dial(&error, Who::Peer))?;
-        record.destination.identity = Some(identity);
-        Ok(Upstream::Stream(opened.stream, Some(seat)))
-    }
-
-    /// The inner tunnel of double HBONE, for one stream only: kept, it would pin whom the gateway has chosen.
-    async fn inner(
-        &self,
-        inner: Inner<'_>,
-        outer: Stream,
-        seat: Option<Seat>,
-        record: &mut Record,
-    ) -> Result<Upstream, CloseReason> {
-        let Inner {
-            source,
-            gateway,
-            expected,
-            mut request,
-        } = inner;
-        let failed = |error: DialError| CloseReason::of_dial(&error, Who::Peer);
-        let id = self.identity(source)?;
-        let certificate = dial::certificate(&self.certificates, &id).await.map_err(failed)?;
-        let shaken = client::handshake(
-            ReadAhead::passing(outer.into_io().lingering()),
-            certificate.client_config(expected),
-            self.parts.tuning.tunnels,
-        );
-        let (tunnel, driver) = timeout(HANDSHAKE_TIMEOUT, shaken)
-            .await
-            .map_err(|_| {
-                failed(DialError::HandshakeTimeout {
-                    to: gateway,
-                    within: HANDSHAKE_TIMEOUT,
-                })
-            })?
-            .map_err(|cause| failed(DialError::Handshake { to: gateway, cause }))?;
-        tokio::spawn(async move {
-            driver.await;
-            drop(seat);
-        });
-        request.from_network = Some(self.network.to_string());
-        let opened = timeout(ANSWER_TIMEOUT, tunnel.open(&request))
-            .await
-            .map_err(|_| {
-                failed(DialError::AnswerTimeout {
-                    peer: gateway,
-                    within: ANSWER_TIMEOUT,
-                })
-            })?
-            .map_err(|cause| failed(DialError::Open { peer: gateway, cause }))?;
-        record.destination.identity = Some(tunnel.peer().clone());
-        if let Some(baggage) = &opened.baggage {
-            record.destination.is_other();
-            record.destination.claims(baggage);
-        }
-        // Only now is it known who the gateway has chosen.
-        record.open(1);
-        Ok(Upstream::Stream(opened.stream, None))
-    }
-
-    fn request(&self, source: &Workload, authority: crate::mesh::Authority, record: &mut Record) -> ConnectRequest {
-        ConnectRequest {
-            authority,
-            baggage: Some(Baggage::of(source)),
-            forwarded: Some(Forwarded {
-                client: record.source.address,
-                host: record.service.as_ref().map(|service| service.hostname.to_string()),
-            }),
-            traceparent: Some(record.begin_trace()),
-            from_network: None,
-        }
-    }
-
-    /// A connection of the pod to itself through one of its services: nobody else looks at its policies.
-    fn authorize_local(&self, pod: &Workload, to: SocketAddr, record: &Record) -> Result<Subject, CloseReason> {
-        let id = self.identity(pod)?;
-        let source_ip = record.source.address.map_or(to.ip(), |address| address.ip());
-        let subject = Subject {
-            source_ip,
-            source: id,
-            destination: to,
-        };
-        let connection = Connection {
-            source_ip,
-            source: Some(&subject.source),
-            destination: to,
-        };
-        match super::inbound::denial(
-            &policy::authorize(&self.mesh.current(), pod, &connection),
-            Phase::Authorize,
-        ) {
-            Some(reason) => Err(reason),
-            None => Ok(subject),
-        }
     }
 }
 

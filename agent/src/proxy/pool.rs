@@ -6,11 +6,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -111,17 +112,18 @@ impl Pool {
         }
     }
 
-    /// Opens a stream on a tunnel to the key's peer, which is dialled if need be. The seat must live as long as the
-    /// stream.
+    /// Opens a stream on a tunnel to the key's peer, which is dialled if need be; `patience` says how long that may take
+    /// for this stream, others may wait for longer. The seat must live as long as the stream.
     pub(crate) async fn open(
         &self,
         key: &Key,
         request: &ConnectRequest,
+        patience: impl Fn() -> Duration,
     ) -> Result<(Opened, SpiffeId, Seat), Arc<DialError>> {
         let peer = key.peer;
         let mut retried = false;
         loop {
-            let (seat, fresh) = self.seat(key).await?;
+            let (seat, fresh) = self.seat(key, &patience).await?;
             let tunnel = &seat.pooled.tunnel;
             match timeout(ANSWER_TIMEOUT, tunnel.open(request)).await {
                 Ok(Ok(opened)) => {
@@ -145,17 +147,23 @@ impl Pool {
     }
 
     /// A place in a tunnel, and whether it was dialled just now.
-    async fn seat(&self, key: &Key) -> Result<(Seat, bool), Arc<DialError>> {
+    async fn seat(&self, key: &Key, patience: impl Fn() -> Duration) -> Result<(Seat, bool), Arc<DialError>> {
         let mut fresh = false;
+        let mut bound = None;
         loop {
             let mut dial = match self.shared.look(key) {
                 Found::Seat(seat) => return Ok((seat, fresh)),
                 Found::Dial(dial) => dial,
             };
             fresh = true;
-            let outcome = match dial.wait_for(Option::is_some).await {
-                Ok(outcome) => outcome.clone(),
-                Err(_) => None,
+            let (within, give_up) = *bound.get_or_insert_with(|| {
+                let within = patience();
+                (within, Instant::now() + within)
+            });
+            let outcome = match timeout_at(give_up, dial.wait_for(Option::is_some)).await {
+                Ok(Ok(outcome)) => outcome.clone(),
+                Ok(Err(_)) => None,
+                Err(_) => return Err(Arc::new(DialError::ConnectTimeout { to: key.peer, within })),
             };
             match outcome {
                 // Given up by those before us just as we came: look again.

@@ -41,6 +41,8 @@ const MAY_IMPORT: [(&str, &[&str]); 24] = [
     // Values in, JSON out.
     ("config_dump", &["config", "identity", "mesh", "pods::ask", "proxy"]),
     ("control", &["pods", "status"]),
+    // It is asked for names; it does not know what for.
+    ("dns", &[]),
     ("drain", &[]),
     // A tunnel carries what it is asked to; it does not know who uses it or why.
     ("hbone", &["identity", "mesh::Authority", "mesh::Workload", "tls"]),
@@ -54,6 +56,7 @@ const MAY_IMPORT: [(&str, &[&str]); 24] = [
     (
         "pods",
         &[
+            "dns::Names",
             "drain",
             "identity",
             "mesh",
@@ -68,6 +71,7 @@ const MAY_IMPORT: [(&str, &[&str]); 24] = [
     (
         "proxy",
         &[
+            "dns",
             "drain",
             "hbone",
             "identity",

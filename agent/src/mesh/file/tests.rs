@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use super::*;
 use crate::mesh::fixture::{id, ip, key, socket};
 use crate::mesh::policy::{Connection, authorize, plaintext_refused};
-use crate::mesh::route::{Flow, Route, decide};
+use crate::mesh::route::{Experience, Flow, Route, decide};
 use crate::mesh::workload::{Protocol, Workload};
 use crate::mesh::{Authority, gateway, inbound};
 
@@ -312,6 +312,7 @@ fn the_documented_example_is_a_mesh_of_two_networks() {
             source: &curl,
             destination: socket(destination),
             entropy: 1,
+            experience: Experience::default(),
         };
         decide(&mesh, &flow)
     };

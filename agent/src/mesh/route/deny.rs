@@ -74,6 +74,18 @@ pub enum Deny {
         /// Where that is.
         network: Arc<str>,
     },
+    /// The gateway of another network takes no tunnels.
+    #[error("gateway {gateway} has no HBONE port")]
+    GatewayWithoutHbone {
+        /// The gateway.
+        gateway: Arc<str>,
+    },
+    /// A gateway of another network, or a waypoint, was tried in vain and there is no other.
+    #[error("{peer} was tried in vain and there is no other")]
+    Tried {
+        /// The gateway or waypoint.
+        peer: Arc<str>,
+    },
     /// A tunnel would have nobody to expect at its other end.
     #[error(
         "{peer} has no valid SPIFFE ID (trust domain, namespace and service account) and its service names none: a \
@@ -83,8 +95,9 @@ pub enum Deny {
         /// The workload.
         peer: Arc<str>,
     },
-    /// The endpoint or gateway is known by a DNS name only.
-    #[error("{peer} is known by the DNS name {hostname:?} only: needs DNS, not supported yet")]
+    /// The endpoint, waypoint or gateway is known by a DNS name only, and its addresses were not asked for yet: who does
+    /// so may decide again.
+    #[error("{peer} is known by the DNS name {hostname:?} only")]
     NeedsDns {
         /// The workload.
         peer: Arc<str>,
@@ -125,4 +138,7 @@ pub enum NoUpstream {
     /// All have capacity 0.
     #[error("all its endpoints have capacity 0")]
     NoCapacity,
+    /// All that could be used have been tried.
+    #[error("all its endpoints were tried in vain")]
+    Tried,
 }

@@ -69,8 +69,9 @@ codes! {
     NoGateway "no-gateway" Agent Decide Connect
         "the other network's gateway is unknown, or the address is one that only a service leads to",
         "the east-west gateway of that network; call pods of other networks through a service";
-    NeedsDns "needs-dns" Agent Decide Connect
-        "the destination is known by a DNS name only", "give the workload an address";
+    DnsFailed "dns-failed" Agent Decide Connect
+        "the destination is known by a DNS name only, which has no address",
+        "the name; the DNS servers in the agent's /etc/resolv.conf";
     BadRequest "bad-request" Peer Decide None
         "the peer's CONNECT is malformed", "the peer's version and make";
     NotHere "not-here" Agent Decide None

@@ -18,6 +18,7 @@ use tracing::field::{Field, Visit};
 use tracing_subscriber::{Layer, layer::SubscriberExt as _};
 
 use crate::{
+    dns::Names,
     drain::{DrainTrigger, drain},
     identity::{Certificates, SpiffeId, embedded_ca::EmbeddedCa},
     mesh::{Builder, Draft, HBONE_PORT, Mesh, Policy, Publisher, Service, workload::Protocol},
@@ -245,6 +246,7 @@ pub(super) async fn serve_pod(
         sockets: Arc::clone(&sockets) as Arc<dyn Sockets>,
         mesh,
         certificates,
+        names: Names::of_process(),
         network,
         tuning,
         telemetry,
