@@ -48,6 +48,7 @@ mod upstream;
 
 use std::{
     fmt,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -281,6 +282,12 @@ impl PodProxy {
             CloseReason::new(CloseCode::NoIdentity, text)
         })
     }
+}
+
+/// Whether connections of any pod pass this peer over now, because it could not be reached lately.
+#[must_use]
+pub fn passes_over(peer: SocketAddr) -> bool {
+    Ejections::of_process().passes_over(peer)
 }
 
 /// Tells metrics how much of the budget of descriptors is taken.

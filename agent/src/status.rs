@@ -150,7 +150,7 @@ impl Desk {
             istiod: istiod.as_ref().map(istiod::Istiod::status),
             mesh_size: mesh.sizes(),
             certificates: identities(&facts.certificates),
-            gateways: gateways::known(&mesh, |_| false),
+            gateways: gateways::known(&mesh, proxy::passes_over),
             descriptors: Descriptors {
                 used: budget.used(),
                 limit: budget.limit(),

@@ -11,7 +11,8 @@ use std::{
 };
 
 use isthmus_tests::{
-    Agent, Because as _, Failure, Result, control_plane, log::field, pod::connect_from, roundtrip, scene::TwoNetworks, within,
+    Agent, Because as _, Failure, Result, control_plane, log::field, pod::connect_from, roundtrip, scene::TwoNetworks,
+    within,
 };
 use serde_json::{Value, json};
 
@@ -333,7 +334,10 @@ fn certificates(dump: &Dump, scene: &TwoNetworks) -> Result {
             .because(format!("{begin} in {rows:#?}"))?;
         assert!(row.ends_with(&format!(" {to} {from}")), "{row}");
         let serial = hexadecimal(&field(certificate, "serialNumber"));
-        assert!(serial.len() > 1 && row.contains(&format!(" {serial} ")), "{serial} in {row}");
+        assert!(
+            serial.len() > 1 && row.contains(&format!(" {serial} ")),
+            "{serial} in {row}"
+        );
         assert!(field(certificate, "pem").len() > 500);
     }
     Ok(())

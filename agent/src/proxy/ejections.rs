@@ -98,6 +98,15 @@ impl Ejections {
         })
     }
 
+    /// Whether a peer is passed over now by anybody, for who shows it.
+    pub(crate) fn passes_over(&self, at: SocketAddr) -> bool {
+        let peers = self.0.peers.load();
+        let now = self.0.now();
+        peers
+            .get(&at)
+            .is_some_and(|peer| peer.until.load(Ordering::Relaxed) > now)
+    }
+
     /// This peer is about to be tried. If its time is over, others pass it over until it is known how that went.
     pub(crate) fn trying(&self, at: SocketAddr) {
         let peers = self.0.peers.load();
@@ -231,9 +240,15 @@ mod tests {
             assert!(is_shunned(&ejections, POD, peer(1)));
             assert!(!is_shunned(&ejections, POD, peer(2)));
             tokio::time::advance(Duration::from_millis(seconds * 1000 - 1)).await;
-            assert!(is_shunned(&ejections, POD, peer(1)), "{seconds}");
+            assert!(
+                is_shunned(&ejections, POD, peer(1)) && ejections.passes_over(peer(1)),
+                "{seconds}"
+            );
             tokio::time::advance(Duration::from_millis(1)).await;
-            assert!(!is_shunned(&ejections, POD, peer(1)), "{seconds}");
+            assert!(
+                !is_shunned(&ejections, POD, peer(1)) && !ejections.passes_over(peer(1)),
+                "{seconds}"
+            );
         }
         ejections.failed(peer(1), POD);
         ejections.reached(peer(1));

@@ -5,10 +5,8 @@ use std::net::SocketAddr;
 use isthmus_wire::{MOST_GATEWAYS, NetworkGateway};
 
 use crate::mesh::{
-    Entrances, GatewayAddress, Snapshot, Workload,
-    address::GatewayDestination,
-    snapshot::GatewayTarget,
-    workload::{Health, Protocol},
+    Entrances, GatewayAddress, Snapshot, Workload, address::GatewayDestination, snapshot::GatewayTarget,
+    workload::Health,
 };
 
 /// The gateways a snapshot knows, at most [`MOST_GATEWAYS`]. `passed_over` says of an address whether connections avoid it.
@@ -26,6 +24,7 @@ pub(super) fn known(mesh: &Snapshot, passed_over: impl Fn(SocketAddr) -> bool) -
             let address = workload.addresses.first();
             NetworkGateway {
                 gateway: address.map_or_else(|| workload.uid().to_string(), |ip| format!("{network}/{ip}")),
+                port: port_in_uid(workload),
                 ..of_workload(workload)
             }
         }));
@@ -71,10 +70,14 @@ fn of_workload(workload: &Workload) -> NetworkGateway {
     NetworkGateway {
         network: workload.network.to_string(),
         identity: workload.identity().map(|id| id.to_string()),
-        takes_tunnels: workload.protocol == Protocol::Hbone,
         healthy: workload.status == Health::Healthy,
         ..NetworkGateway::default()
     }
+}
+
+/// The last part of `NetworkGateway/NETWORK/ADDRESS/PORT` (wire-facts §1.10).
+fn port_in_uid(workload: &Workload) -> Option<u16> {
+    workload.uid().to_string().rsplit('/').next()?.parse().ok()
 }
 
 fn leads_to(gateway: &GatewayAddress, workload: &Workload) -> bool {
@@ -103,7 +106,6 @@ mod tests {
         Draft {
             network: "net2".into(),
             addresses: vec![[10, 99, 0, last].into()],
-            protocol: Protocol::Hbone,
             service_account: "gateway".into(),
             ..Draft::new(
                 &format!("NetworkGateway/net2/10.99.0.{last}/15008"),
@@ -134,7 +136,6 @@ mod tests {
             port: Some(15008),
             named: true,
             identity,
-            takes_tunnels: true,
             healthy: true,
             unreachable: vec![silent],
         };
@@ -147,7 +148,6 @@ mod tests {
         };
         let only_announced = NetworkGateway {
             gateway: "net2/10.99.0.3".to_owned(),
-            port: None,
             named: false,
             unreachable: Vec::new(),
             ..used.clone()

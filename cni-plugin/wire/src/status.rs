@@ -165,14 +165,12 @@ pub struct NetworkGateway {
     pub network: String,
     /// What it is named by: `NETWORK/ADDRESS` or `NAMESPACE/HOSTNAME`.
     pub gateway: String,
-    /// The port for tunnels; none where only a workload of the mesh says that there is a gateway.
+    /// The port for tunnels; 0 where the mesh says that it takes none. None where that is not known.
     pub port: Option<u16>,
     /// Whether workloads or the network name it, so that connections go through it.
     pub named: bool,
     /// Its identity; none while the mesh knows neither workload nor service of that name.
     pub identity: Option<String>,
-    /// Whether the mesh says that it takes tunnels.
-    pub takes_tunnels: bool,
     /// Whether the mesh says that it is healthy.
     pub healthy: bool,
     /// Addresses of it that are passed over, because they could not be reached lately.

@@ -120,7 +120,7 @@ fn reachable(gateway: &NetworkGateway) -> String {
     if !gateway.named {
         state.push("announced, named by no workload");
     }
-    if !gateway.takes_tunnels {
+    if gateway.port == Some(0) {
         state.push("takes no tunnels");
     }
     if !gateway.healthy {
@@ -220,7 +220,6 @@ mod tests {
                     port: Some(15008),
                     named: true,
                     identity: Some("spiffe://cluster.local/ns/istio-system/sa/gateway".to_owned()),
-                    takes_tunnels: true,
                     healthy: true,
                     unreachable: Vec::new(),
                 },
