@@ -2,6 +2,7 @@
 
 mod bench;
 mod drains;
+mod failover;
 mod gateways;
 mod paths;
 mod policies;

@@ -1094,3 +1094,366 @@ fn no_clear_traffic_to_another_network() {
     }
     assert!(plain > 1_000, "the property was hardly tried: {plain}");
 }
+
+// === experience ===
+
+impl World {
+    fn after(&self, destination: &str, experience: Experience<'_>, entropy: u64) -> Route {
+        let flow = Flow {
+            source: &self.source.clone().into(),
+            destination: socket(destination),
+            entropy,
+            experience,
+        };
+        decide(&self.builder.build(), &flow)
+    }
+
+    /// Everywhere a hundred connections with this experience go.
+    fn targets_after(&self, destination: &str, experience: Experience<'_>) -> BTreeSet<String> {
+        (0..100)
+            .map(|entropy| brief(&self.after(destination, experience, entropy)))
+            .collect()
+    }
+}
+
+/// Peers that are passed over.
+#[derive(Debug)]
+struct These(Vec<std::net::SocketAddr>);
+
+impl Shunned for These {
+    fn contains(&self, peer: std::net::SocketAddr) -> bool {
+        self.0.contains(&peer)
+    }
+}
+
+fn these(peers: &[&str]) -> These {
+    These(peers.iter().map(|peer| socket(peer)).collect())
+}
+
+fn failed(at: &str, again: bool, tunnelled: bool) -> Failed {
+    Failed {
+        at: socket(at),
+        again,
+        tunnelled,
+    }
+}
+
+fn set(targets: &[&str]) -> BTreeSet<String> {
+    targets.iter().map(|target| (*target).to_owned()).collect()
+}
+
+const VIP: &str = "10.1.0.1:80";
+const A: &str = "hbone 10.0.0.2:15008 for 10.0.0.2:8080 by demo/sa/a";
+const B: &str = "hbone 10.0.0.3:15008 for 10.0.0.3:8080 by demo/sa/b";
+
+fn two_tunnels() -> World {
+    World::new()
+        .service(echo_service())
+        .workload(echo("a", &["10.0.0.2"]))
+        .workload(echo("b", &["10.0.0.3"]))
+}
+
+#[test]
+fn what_this_connection_tried_in_vain_is_not_tried_again() {
+    let world = two_tunnels();
+    let first = [failed("10.0.0.2:15008", false, true)];
+    let after = |failed| Experience {
+        failed,
+        ..Experience::default()
+    };
+    assert_eq!(world.targets_after(VIP, after(&first)), set(&[B]));
+    let both = [first[0], failed("10.0.0.3:15008", false, true)];
+    let Route::Deny(Deny::NoHealthyUpstream { reason, .. }) = world.after(VIP, after(&both), 1) else {
+        panic!()
+    };
+    assert_eq!(reason, NoUpstream::Tried);
+}
+
+#[test]
+fn whoever_failed_others_is_used_only_where_there_is_nobody_else() {
+    let world = two_tunnels();
+    // By its end of the tunnel, or by its application.
+    for peer in ["10.0.0.2:15008", "10.0.0.2:8080"] {
+        let shunned = these(&[peer]);
+        let experience = Experience {
+            shunned: Some(&shunned),
+            ..Experience::default()
+        };
+        assert_eq!(world.targets_after(VIP, experience), set(&[B]));
+    }
+    let all = these(&["10.0.0.2:15008", "10.0.0.3:8080"]);
+    let experience = Experience {
+        shunned: Some(&all),
+        ..Experience::default()
+    };
+    assert_eq!(world.targets_after(VIP, experience), set(&[A, B]));
+}
+
+#[test]
+fn a_tunnel_is_never_given_up_for_clear_text() {
+    let plain = Draft {
+        protocol: Protocol::Tcp,
+        ..echo("plain", &["10.0.0.9"])
+    };
+    let world = World::new()
+        .service(echo_service())
+        .workload(echo("a", &["10.0.0.2"]))
+        .workload(plain);
+    let after = [failed("10.0.0.2:15008", false, true)];
+    let experience = Experience {
+        failed: &after,
+        ..Experience::default()
+    };
+    let targets = world.targets_after(VIP, experience);
+    assert!(targets.iter().all(|target| target.starts_with("deny")), "{targets:?}");
+    // Clear text gets no more than its share when the tunnel is passed over.
+    let shunned = these(&["10.0.0.2:15008"]);
+    let experience = Experience {
+        shunned: Some(&shunned),
+        ..Experience::default()
+    };
+    let shares = (0..1000).filter(|entropy| brief(&world.after(VIP, experience, *entropy)) == A);
+    assert!((400..600).contains(&shares.count()));
+    // The other way round it may.
+    let after = [failed("10.0.0.9:8080", false, false)];
+    let experience = Experience {
+        failed: &after,
+        ..Experience::default()
+    };
+    assert_eq!(world.targets_after(VIP, experience), set(&[A]));
+}
+
+#[test]
+fn failover_spills_over_to_the_next_best_and_strict_does_not() {
+    let service = |mode| balanced(mode, &[Scope::Network, Scope::Zone]);
+    let world = |mode| {
+        in_zones(service(mode))
+            .workload(placed("near", "10.0.0.2", "net1", "z1", "n1"))
+            .workload(placed("far", "10.0.0.3", "net1", "z2", "n2"))
+            .workload(split_horizon("net2", Some(gateway_at("net2/172.18.0.2"))))
+            .workload(network_gateway("net2", "172.18.0.2"))
+    };
+    let first = |targets: BTreeSet<String>| {
+        let word = |target: &String| target.split(' ').take(2).collect::<Vec<_>>().join(" ");
+        targets.iter().map(word).collect::<Vec<_>>()
+    };
+    let shunned = |peers: &[&str], mode| {
+        let shunned = these(peers);
+        let experience = Experience {
+            shunned: Some(&shunned),
+            ..Experience::default()
+        };
+        first(world(mode).targets_after(VIP, experience))
+    };
+    assert_eq!(shunned(&[], Mode::Failover), ["plain 10.0.0.2:8080"]);
+    assert_eq!(shunned(&["10.0.0.2:8080"], Mode::Failover), ["plain 10.0.0.3:8080"]);
+    let local = ["10.0.0.2:8080", "10.0.0.3:8080"];
+    assert_eq!(shunned(&local, Mode::Failover), ["double 172.18.0.2:15008"]);
+    let all = [local[0], local[1], "172.18.0.2:15008"];
+    assert_eq!(
+        shunned(&all, Mode::Failover),
+        ["plain 10.0.0.2:8080"],
+        "istiod's order rules again"
+    );
+    assert_eq!(shunned(&["10.0.0.2:8080"], Mode::Strict), ["plain 10.0.0.2:8080"]);
+}
+
+#[test]
+fn all_announced_gateways_share_by_capacity_and_those_in_trouble_are_skipped() {
+    let heavy = Draft {
+        capacity: 3,
+        ..network_gateway("net2", "172.18.0.3")
+    };
+    let world = World::new()
+        .service(with_names(echo_service(), &["demo/echo"]))
+        .workload(split_horizon("net2", Some(gateway_at("net2/172.18.0.2"))))
+        .workload(network_gateway("net2", "172.18.0.2"))
+        .workload(network_gateway("net3", "172.18.0.9"))
+        .workload(heavy);
+    let rest = "by istio-system/sa/gateway for echo.demo:80 by demo/sa/echo";
+    let (one, other) = (
+        format!("double 172.18.0.2:15008 {rest}"),
+        format!("double 172.18.0.3:15008 {rest}"),
+    );
+    let shares = world.shares(VIP);
+    assert_eq!(shares.len(), 2, "{shares:?}");
+    assert!((200..300).contains(&shares[&one]), "{shares:?}");
+    let shunned = these(&["172.18.0.3:15008"]);
+    let experience = Experience {
+        shunned: Some(&shunned),
+        ..Experience::default()
+    };
+    assert_eq!(world.targets_after(VIP, experience), set(&[&one]));
+    // What failed behind a gateway may go well behind it the next time, but the other one comes first.
+    let behind = [failed("172.18.0.2:15008", true, true)];
+    let experience = Experience {
+        failed: &behind,
+        ..Experience::default()
+    };
+    assert_eq!(world.targets_after(VIP, experience), set(&[&other]));
+    let both = [behind[0], failed("172.18.0.3:15008", false, true)];
+    let experience = Experience {
+        failed: &both,
+        ..Experience::default()
+    };
+    assert_eq!(world.targets_after(VIP, experience), set(&[&one]));
+}
+
+#[test]
+fn a_gateway_without_hbone_is_not_used() {
+    let portless = GatewayAddress {
+        hbone_port: 0,
+        ..gateway_at("net2/172.18.0.9")
+    };
+    let world = |workload: Draft| {
+        World::new()
+            .service(with_names(echo_service(), &["demo/echo"]))
+            .workload(split_horizon("net2", Some(portless.clone())))
+            .workload(workload)
+    };
+    let none = world(echo("unrelated", &["10.0.0.77"]).clone());
+    let shares = none.targets(VIP);
+    assert!(
+        shares.iter().any(|target| target.starts_with("hbone 10.0.0.77")),
+        "{shares:?}"
+    );
+    assert!(shares.iter().all(|target| !target.contains("172.18.0.9")), "{shares:?}");
+    let other = world(network_gateway("net2", "172.18.0.2"));
+    assert!(
+        other
+            .targets(VIP)
+            .iter()
+            .all(|target| target.starts_with("double 172.18.0.2:15008"))
+    );
+}
+
+#[test]
+fn a_name_is_answered_in_the_family_asked_for_and_its_addresses_share() {
+    let external = Draft {
+        protocol: Protocol::Tcp,
+        hostname: "example.com".into(),
+        ..echo("external", &[])
+    };
+    let world = World::new().service(echo_service()).workload(external);
+    let names = [Resolved {
+        hostname: "example.com".into(),
+        addresses: [ip("203.0.113.1"), ip("203.0.113.2"), ip("2001:db8::1")].into(),
+    }];
+    let knowing = Experience {
+        names: &names,
+        ..Experience::default()
+    };
+    let v4 = set(&["plain 203.0.113.1:8080", "plain 203.0.113.2:8080"]);
+    assert_eq!(world.targets_after(VIP, knowing), v4);
+    assert_eq!(
+        world.targets_after("[fd01::1]:80", knowing),
+        set(&["plain [2001:db8::1]:8080"])
+    );
+    let tried = [
+        failed("203.0.113.1:8080", false, false),
+        failed("203.0.113.2:8080", false, false),
+    ];
+    let last = Experience {
+        failed: &tried,
+        ..knowing
+    };
+    assert_eq!(world.targets_after(VIP, last), set(&["plain [2001:db8::1]:8080"]));
+    let nothing = [Resolved {
+        hostname: "example.com".into(),
+        addresses: [].into(),
+    }];
+    let unknown = Experience {
+        names: &nothing,
+        ..Experience::default()
+    };
+    assert!(matches!(
+        world.after(VIP, unknown, 1),
+        Route::Deny(Deny::NoHealthyUpstream { .. })
+    ));
+}
+
+#[test]
+fn a_name_that_leads_into_the_mesh_is_not_gone_to_in_clear() {
+    let external = Draft {
+        protocol: Protocol::Tcp,
+        hostname: "example.com".into(),
+        ..echo("external", &[])
+    };
+    let inside = Draft {
+        services: vec![],
+        ..echo("inside", &["10.0.0.5"])
+    };
+    let there = Draft {
+        network: "net2".into(),
+        ..echo("there", &["10.0.0.9"])
+    };
+    let world = World::new()
+        .service(echo_service())
+        .workload(external)
+        .workload(inside)
+        .workload(there);
+    let to = |address: &str| {
+        let names = [Resolved {
+            hostname: "example.com".into(),
+            addresses: [ip(address)].into(),
+        }];
+        let knowing = Experience {
+            names: &names,
+            ..Experience::default()
+        };
+        (0..50)
+            .map(|entropy| brief(&world.after(VIP, knowing, entropy)))
+            .find(|target| !target.contains("in network"))
+            .unwrap_or_default()
+    };
+    assert_eq!(
+        to("10.0.0.5"),
+        "hbone 10.0.0.5:15008 for 10.0.0.5:8080 by demo/sa/inside"
+    );
+    assert!(!to("10.0.0.9").starts_with("plain"), "{}", to("10.0.0.9"));
+    assert!(!to("10.1.0.1").starts_with("plain"), "{}", to("10.1.0.1"));
+}
+
+#[test]
+fn shares_are_kept_in_a_large_service_however_they_are_drawn() {
+    let mut service = echo_service();
+    service.load_balancing.mode = Mode::Failover;
+    service.load_balancing.preferences = vec![Scope::Zone];
+    for mode in [Mode::Standard, Mode::Failover] {
+        service.load_balancing.mode = mode;
+        let mut world = World::new().service(service.clone());
+        for n in 0..60_u8 {
+            world = world.workload(Draft {
+                capacity: u32::from(n % 3),
+                protocol: Protocol::Tcp,
+                status: if n % 5 == 4 { Health::Unhealthy } else { Health::Healthy },
+                ..echo(&format!("e{n}"), &[&format!("10.0.1.{n}")])
+            });
+        }
+        let snapshot = world.builder.build();
+        let source = world.source.clone().into();
+        let mut counts = [0_u32; 60];
+        for entropy in 0..64_000 {
+            let flow = Flow {
+                source: &source,
+                destination: socket(VIP),
+                entropy,
+                experience: Experience::default(),
+            };
+            let Route::Plain { to, .. } = decide(&snapshot, &flow) else {
+                panic!()
+            };
+            let std::net::IpAddr::V4(ip) = to.ip() else { panic!() };
+            counts[usize::from(ip.octets()[3])] += 1;
+        }
+        // 48 healthy ones with 48 shares: 16 each of 0, 1 and 2.
+        for (n, count) in counts.into_iter().enumerate() {
+            let share = if n % 5 == 4 { 0 } else { 64_000 * (n as u32 % 3) / 48 };
+            let off = count.abs_diff(share);
+            assert!(
+                off < 6 * (f64::from(share).sqrt() as u32) + 1,
+                "{mode:?} e{n}: {count}, not {share}"
+            );
+        }
+    }
+}

@@ -34,6 +34,8 @@ pub(super) struct World {
     publisher: Publisher,
     builder: Mutex<Builder>,
     pub(super) certificates: Certificates,
+    /// Of pods made from now on.
+    pub(super) names: Names,
     /// Of pods and gateways made from now on.
     pub(super) tuning: Tuning,
     directory: Option<PathBuf>,
@@ -135,6 +137,7 @@ impl World {
             publisher,
             builder: Mutex::new(builder),
             certificates: Certificates::new(Arc::new(ca)),
+            names: Names::of_process(),
             tuning: Tuning::default(),
             directory: Some(directory),
             log,
@@ -153,6 +156,7 @@ impl World {
             publisher,
             builder: Mutex::new(builder),
             certificates,
+            names: self.names.clone(),
             tuning: self.tuning,
             directory: None,
             log,
@@ -195,7 +199,7 @@ impl World {
             self.tuning,
             Arc::clone(&self.telemetry),
         );
-        serve_pod(name, ip, network, parts).await
+        serve_pod_with(self.names.clone(), name, ip, network, parts).await
     }
 
     /// The value of a metric, summed over the samples whose labels contain all of `parts`.
@@ -231,6 +235,16 @@ pub(super) async fn serve_pod(
     name: &str,
     ip: IpAddr,
     network: &str,
+    parts: (Mesh, Certificates, Tuning, Arc<Telemetry>),
+) -> Pod {
+    serve_pod_with(Names::of_process(), name, ip, network, parts).await
+}
+
+async fn serve_pod_with(
+    names: Names,
+    name: &str,
+    ip: IpAddr,
+    network: &str,
     (mesh, certificates, tuning, telemetry): (Mesh, Certificates, Tuning, Arc<Telemetry>),
 ) -> Pod {
     let sockets = Arc::new(TestSockets::default());
@@ -246,7 +260,7 @@ pub(super) async fn serve_pod(
         sockets: Arc::clone(&sockets) as Arc<dyn Sockets>,
         mesh,
         certificates,
-        names: Names::of_process(),
+        names,
         network,
         tuning,
         telemetry,
