@@ -32,7 +32,7 @@ impl Pinger {
         let part = Arc::new(AtomicUsize::new(0));
         let now = Arc::clone(&part);
         let thread = thread::spawn(move || {
-            let mut seen = [const { None }; PARTS].map(|_: Option<()>| Histogram::default());
+            let mut seen: [Histogram; PARTS] = Default::default();
             loop {
                 let sent = Instant::now();
                 stream.write_all(&[7])?;

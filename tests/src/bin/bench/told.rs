@@ -99,7 +99,7 @@ impl Told {
         )))
     }
 
-    /// A connection from client to server that has carried a byte.
+    /// A connection from client to server.
     pub(crate) fn connection(&self) -> Result<TcpStream> {
         self.client.connect(self.server.at(ECHO_THREADS))
     }
