@@ -7,7 +7,9 @@ use std::{
 };
 
 use isthmus_tests::{
-    Pod, Result, log::field, must_be_reset, roundtrip,
+    Pod, Result,
+    log::field,
+    must_be_reset, roundtrip,
     scene::{OneNetwork, TwoNetworks},
     within,
 };
