@@ -281,12 +281,14 @@ impl Snapshot {
         self.announced.get(network).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Is there any gateway to this workload of another network?
+    /// Is there any gateway to this workload of another network? One without HBONE is none.
     pub(super) fn has_gateway(&self, workload: &Workload) -> bool {
         let network = &workload.network;
-        workload.network_gateway.is_some()
-            || !self.gateways(network).is_empty()
-            || !self.announced_gateways(network).is_empty()
+        let named = workload.network_gateway.iter();
+        named
+            .chain(self.gateways(network))
+            .chain(self.announced_gateways(network))
+            .any(|gateway| gateway.hbone_port != 0)
     }
 
     /// Whom the address of a waypoint or network gateway means: by address a workload or else a service, by name a

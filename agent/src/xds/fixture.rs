@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use futures_util::FutureExt as _;
 use isthmus_istio::{discovery, security, workload as proto};
 use prost::Message as _;
 
@@ -9,8 +10,17 @@ use super::{Held, Kind};
 use crate::mesh::draw::Draw;
 use crate::mesh::{Mesh, Snapshot};
 
-/// Nothing told yet, and who reads what is.
+/// Nothing told yet, and who reads what is, at once.
 pub(super) fn held() -> (Held, Mesh) {
+    let (mut held, mut mesh) = withholding();
+    held.release();
+    // The empty mesh that this was news of.
+    drop(mesh.changed().now_or_never());
+    (held, mesh)
+}
+
+/// Nothing told yet, and nothing published before [`Held::release`].
+pub(super) fn withholding() -> (Held, Mesh) {
     let (publisher, mesh) = Mesh::new(Snapshot::empty());
     (Held::new(publisher), mesh)
 }

@@ -7,7 +7,7 @@ use prost::Message as _;
 use super::*;
 use crate::mesh::draw::Draw;
 use crate::mesh::{Mesh, ServiceKey};
-use crate::xds::fixture::{Any, deny, held, pod, policy, resource, service, serving, uid, workload};
+use crate::xds::fixture::{Any, deny, held, pod, policy, resource, service, serving, uid, withholding, workload};
 
 fn key(hostname: &str) -> ServiceKey {
     service_key(&format!("demo/{hostname}")).unwrap()
@@ -29,6 +29,19 @@ fn tell(held: &mut Held, kind: Kind, resources: impl IntoIterator<Item = discove
 
 fn resume(held: &mut Held, kind: Kind) -> BTreeMap<String, String> {
     held.open_stream(kind, usize::MAX).into_iter().collect()
+}
+
+/// Workloads without the policies that hold for them would let everybody in.
+#[test]
+fn nothing_is_published_before_workloads_and_policies_are_both_known() {
+    let (mut held, mut mesh) = withholding();
+    tell(&mut held, Kind::Address, [workload(pod("a", [10, 0, 0, 1], &[]), "1")]);
+    assert!(mesh.changed().now_or_never().is_none());
+    assert_eq!(mesh.current().sizes(), [0, 0, 0]);
+    tell(&mut held, Kind::Authorization, [policy(&deny("p", Scope::Global))]);
+    held.release();
+    assert!(mesh.changed().now_or_never().is_some());
+    assert_eq!(mesh.current().sizes(), [1, 0, 1]);
 }
 
 #[test]
