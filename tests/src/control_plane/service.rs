@@ -171,16 +171,24 @@ impl ClusterServiceBuilder {
         })
     }
 
+    /// As the endpoint controller writes it: pods that a selector found are referred to. Where they are not, istiod makes a
+    /// workload of the endpoint itself, which stays healthy whatever becomes of the pod.
+    fn endpoint(&self, ip: &IpAddr) -> Value {
+        let mut endpoint = json!({ "addresses": [ip], "conditions": { "ready": true, "serving": true } });
+        if !self.selector.is_empty() {
+            let name = format!("at-{}", ip.to_string().replace(['.', ':'], "-"));
+            endpoint["targetRef"] = json!({ "kind": "Pod", "namespace": self.namespace, "name": name });
+        }
+        endpoint
+    }
+
     fn slice(&self, ips: &[&IpAddr], v6: bool) -> Value {
         let (name, family) = if v6 {
             (format!("{}-v6", self.name), "IPv6")
         } else {
             (format!("{}-v4", self.name), "IPv4")
         };
-        let endpoints: Vec<Value> = ips
-            .iter()
-            .map(|ip| json!({ "addresses": [ip], "conditions": { "ready": true, "serving": true } }))
-            .collect();
+        let endpoints: Vec<Value> = ips.iter().map(|ip| self.endpoint(ip)).collect();
         let ports: Vec<Value> = self
             .ports
             .iter()
