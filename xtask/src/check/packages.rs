@@ -8,11 +8,15 @@ use super::Complaint;
 use crate::{Failure, Tree};
 
 /// Every package of the workspace and those of ours that it may depend on.
-const PACKAGES: [(&str, &[&str]); 6] = [
-    ("isthmus", &["isthmus-abi", "isthmus-wire"]),
+const PACKAGES: [(&str, &[&str]); 7] = [
+    ("isthmus", &["isthmus-abi", "isthmus-istio", "isthmus-wire"]),
     ("isthmus-abi", &[]),
     ("isthmus-cni", &["isthmus-wire"]),
-    ("isthmus-tests", &["isthmus", "isthmus-abi", "isthmus-wire"]),
+    ("isthmus-istio", &[]),
+    (
+        "isthmus-tests",
+        &["isthmus", "isthmus-abi", "isthmus-istio", "isthmus-wire"],
+    ),
     ("isthmus-wire", &[]),
     ("xtask", &[]),
 ];
