@@ -91,7 +91,10 @@ impl Plan {
             cluster_id: "Kubernetes".to_owned(),
             locality: Some(proto::Locality {
                 region: "eu-west-1".to_owned(),
-                zone: format!("eu-west-1{}", ["a", "b", "c"][(node % 3) as usize % 3]),
+                zone: format!(
+                    "eu-west-1{}",
+                    char::from(b'a' + u8::try_from(node % 3).unwrap_or_default())
+                ),
                 subzone: String::new(),
             }),
             services: services.into(),

@@ -173,13 +173,11 @@ impl ClusterServiceBuilder {
 
     /// As the endpoint controller writes it: pods that a selector found are referred to. Where they are not, istiod makes a
     /// workload of the endpoint itself, which stays healthy whatever becomes of the pod.
-    fn endpoint(&self, ip: &IpAddr) -> Value {
-        let mut endpoint = json!({ "addresses": [ip], "conditions": { "ready": true, "serving": true } });
-        if !self.selector.is_empty() {
-            let name = format!("at-{}", ip.to_string().replace(['.', ':'], "-"));
-            endpoint["targetRef"] = json!({ "kind": "Pod", "namespace": self.namespace, "name": name });
-        }
-        endpoint
+    fn referred(&self, ip: &IpAddr) -> Value {
+        let name = format!("at-{}", ip.to_string().replace(['.', ':'], "-"));
+        let pod = json!({ "kind": "Pod", "namespace": self.namespace, "name": name });
+        let target = if self.selector.is_empty() { Value::Null } else { pod };
+        json!({ "addresses": [ip], "conditions": { "ready": true, "serving": true }, "targetRef": target })
     }
 
     fn slice(&self, ips: &[&IpAddr], v6: bool) -> Value {
@@ -188,7 +186,7 @@ impl ClusterServiceBuilder {
         } else {
             (format!("{}-v4", self.name), "IPv4")
         };
-        let endpoints: Vec<Value> = ips.iter().map(|ip| self.endpoint(ip)).collect();
+        let endpoints: Vec<Value> = ips.iter().map(|ip| self.referred(ip)).collect();
         let ports: Vec<Value> = self
             .ports
             .iter()
