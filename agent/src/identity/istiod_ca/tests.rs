@@ -184,7 +184,10 @@ async fn a_question_is_what_istiod_wants_to_read() {
     let ca = world.ca();
     let certificate = ca.issue(web()).await.unwrap();
     assert_eq!((certificate.id(), certificate.chain().len()), (&web(), 2));
-    assert_eq!(certificate.roots().as_ref(), [world.desk.root.certificate.clone()]);
+    assert_eq!(
+        certificate.roots().as_ref(),
+        std::slice::from_ref(&world.desk.root.certificate)
+    );
     let asked = world.desk.asked().remove(0);
     assert_eq!(asked.impersonated.as_deref(), Some(web().as_str()));
     assert_eq!(asked.validity_seconds, 86_400);

@@ -1311,7 +1311,7 @@ fn a_gateway_without_hbone_is_not_used() {
             .workload(split_horizon("net2", Some(portless.clone())))
             .workload(workload)
     };
-    let none = world(echo("unrelated", &["10.0.0.77"]).clone());
+    let none = world(echo("unrelated", &["10.0.0.77"]));
     let shares = none.targets(VIP);
     assert!(
         shares.iter().any(|target| target.starts_with("hbone 10.0.0.77")),

@@ -30,17 +30,17 @@ impl Drop for Running {
 }
 
 impl Running {
-    fn start(istiod: &Istiod, token: Token, adjust: impl FnOnce(&mut Client)) -> Self {
+    fn start(istiod: &Istiod, token: &Token, adjust: impl FnOnce(&mut Client)) -> Self {
         Self::at(&istiod.address, &istiod.roots, token, adjust)
     }
 
-    fn at(address: &str, roots: &str, token: Token, adjust: impl FnOnce(&mut Client)) -> Self {
+    fn at(address: &str, roots: &str, token: &Token, adjust: impl FnOnce(&mut Client)) -> Self {
         let roots = Roots::Inline(roots.to_owned());
         let contact = ContactParts {
             address,
             roots: &roots,
             other_name: None,
-            token: &token,
+            token,
             cluster_id: "east",
             headers: &Headers([("x-extra".to_owned(), "1".to_owned())].into()),
         };
@@ -81,7 +81,7 @@ impl Running {
 
     /// A client that was told of two pods and a policy, on the call that is given back.
     async fn told(istiod: &mut Istiod, adjust: impl FnOnce(&mut Client)) -> (Self, super::super::scripted::Call) {
-        let mut running = Self::start(istiod, token(), adjust);
+        let mut running = Self::start(istiod, &token(), adjust);
         let mut call = istiod.call().await;
         call.first_requests().await;
         call.tell(two_pods(), vec![policy("p")]).await;
@@ -122,7 +122,7 @@ fn versions(of: &[&str]) -> std::collections::HashMap<String, String> {
 #[tokio::test]
 async fn istiod_is_asked_for_all_and_what_it_tells_is_served() {
     let mut istiod = Istiod::start().await;
-    let mut running = Running::start(&istiod, token(), |_| {});
+    let mut running = Running::start(&istiod, &token(), |_| {});
     assert_ne!(*running.news.state.borrow(), GOOD);
     let mut call = istiod.call().await;
     for (name, value) in [("authorization", "Bearer abc"), ("clusterid", "east"), ("x-extra", "1")] {
@@ -321,7 +321,7 @@ async fn a_request_that_istiod_finds_too_large_is_not_made_again() {
 async fn a_token_is_waited_for_and_read_anew_for_every_stream() {
     let path = std::env::temp_dir().join(format!("isthmus-xds-token-{:016x}", rand::random::<u64>()));
     let mut istiod = Istiod::start().await;
-    let mut running = Running::start(&istiod, Token::File(path.clone()), |_| {});
+    let mut running = Running::start(&istiod, &Token::File(path.clone()), |_| {});
     let told = running.until(|told| told.last_error.is_some()).await;
     let error = told.last_error.unwrap();
     assert!(error.contains(&*path.to_string_lossy()), "{error}");
@@ -345,7 +345,7 @@ async fn a_token_is_waited_for_and_read_anew_for_every_stream() {
 async fn who_is_silent_is_given_up_with_more_patience_each_time() {
     let mut istiod = Istiod::start().await;
     let patience = Duration::from_millis(100);
-    let mut running = Running::start(&istiod, token(), |client| client.patience = patience);
+    let mut running = Running::start(&istiod, &token(), |client| client.patience = patience);
     let mut first = istiod.call().await;
     let [_, _] = first.first_requests().await;
     let told = running.until(|told| told.last_error.is_some()).await;
@@ -369,13 +369,13 @@ async fn who_does_not_listen_or_is_somebody_else_is_tried_again_later_and_later(
         .unwrap()
         .local_addr()
         .unwrap();
-    let mut running = Running::at(&format!("https://{closed}"), &istiod.roots, token(), |_| {});
+    let mut running = Running::at(&format!("https://{closed}"), &istiod.roots, &token(), |_| {});
     let told = running.until(|told| told.reconnects >= 4).await;
     assert!(told.last_error.unwrap().contains("is not reached"));
     assert!(!running.metric("istio_xds_connection_terminations_total{reason=\"ConnectionError\"} 0"));
 
     let other = Istiod::start().await;
-    let mut running = Running::at(&istiod.address, &other.roots, token(), |_| {});
+    let mut running = Running::at(&istiod.address, &other.roots, &token(), |_| {});
     let told = running.until(|told| matches!(told.state, State::Waiting { .. })).await;
     let error = told.last_error.unwrap();
     assert!(error.contains("TLS with istiod"), "{error}");
