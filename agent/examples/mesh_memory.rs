@@ -10,12 +10,15 @@ use std::hint::black_box;
 use std::io::{BufWriter, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use isthmus::mesh::route::{Experience, Flow, decide};
 use isthmus::mesh::workload::{Health, Membership, Protocol};
 use isthmus::mesh::{Builder, Draft, Mesh, ServiceKey, Snapshot, file};
-use tikv_jemalloc_ctl::{epoch, stats};
+
+use memory::{report, settle};
+
+mod memory;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -165,15 +168,15 @@ fn main() -> Outcome<()> {
 }
 
 fn measure(plan: Plan, path: &Path) -> Outcome<()> {
-    let idle = report("idle", 0, plan)?;
+    let idle = report("idle", 0, plan.workloads)?;
     let mut builder = Builder::new();
     let start = Instant::now();
     file::load(&File::open(path)?, path, &mut builder)?;
     println!("loaded in {:?}", start.elapsed());
-    report("just loaded", idle, plan)?;
+    report("just loaded", idle, plan.workloads)?;
     let (publisher, mesh) = Mesh::new(builder.build());
     settle()?;
-    report("settled", idle, plan)?;
+    report("settled", idle, plan.workloads)?;
     lookups(plan, &mesh.current())?;
     changes(plan, &mut builder, &publisher)?;
 
@@ -181,9 +184,9 @@ fn measure(plan: Plan, path: &Path) -> Outcome<()> {
     file::load(&File::open(path)?, path, &mut builder)?;
     publisher.publish(builder.build());
     println!("loaded again, the same file, in {:?}", start.elapsed());
-    report("after that", idle, plan)?;
+    report("after that", idle, plan.workloads)?;
     settle()?;
-    report("settled", idle, plan)?;
+    report("settled", idle, plan.workloads)?;
 
     let text = fs::read_to_string(path)?;
     let start = Instant::now();
@@ -195,44 +198,6 @@ fn measure(plan: Plan, path: &Path) -> Outcome<()> {
     let mut other = Builder::new();
     (0..plan.workloads).for_each(|pod| other.add_workload(plan.draft(pod)));
     println!("the workloads built without a file in {:?}", start.elapsed());
-    Ok(())
-}
-
-/// What the allocator has given out and what the kernel has given it, now and at most.
-fn report(when: &str, idle: usize, plan: Plan) -> Outcome<usize> {
-    epoch::advance()?;
-    let allocated = stats::allocated::read()?;
-    let status = fs::read_to_string("/proc/self/status")?;
-    let field = |name| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .map_or("?", str::trim)
-    };
-    let each = allocated.saturating_sub(idle) / usize::try_from(plan.workloads)?.max(1);
-    println!(
-        "{when:12} allocated {:6.1} MB ({each} bytes a workload), active {:6.1} MB, resident {:6.1} MB, RSS {}, peak RSS {}",
-        mega(allocated),
-        mega(stats::active::read()?),
-        mega(stats::resident::read()?),
-        field("VmRSS:"),
-        field("VmHWM:"),
-    );
-    Ok(allocated)
-}
-
-fn mega(bytes: usize) -> f64 {
-    f64::from(u32::try_from(bytes / 1000).unwrap_or(u32::MAX)) / 1000.0
-}
-
-/// Waits until the allocator has given back what it does not need.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "time is what is waited for: pages are given back after ten seconds"
-)]
-fn settle() -> Outcome<()> {
-    tikv_jemalloc_ctl::background_thread::write(true)?;
-    std::thread::sleep(Duration::from_secs(12));
     Ok(())
 }
 

@@ -14,7 +14,10 @@ use isthmus::mesh::{Mesh, Snapshot};
 use isthmus::xds::{Disk, Held, Kind};
 use isthmus_istio::{discovery, workload as proto};
 use prost::Message as _;
-use tikv_jemalloc_ctl::{epoch, stats};
+
+use memory::{report, settle};
+
+mod memory;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -157,7 +160,7 @@ fn main() -> Outcome<()> {
         services: number(1_000)?.max(1),
     };
     tikv_jemalloc_ctl::background_thread::write(true)?;
-    let idle = report("idle", 0, plan)?;
+    let idle = report("idle", 0, plan.workloads)?;
     let (publisher, mesh) = Mesh::new(Snapshot::empty());
     let mut held = Held::new(publisher);
     let bytes: usize = (0..plan.total()).map(|n| plan.resource(n, n).encoded_len()).sum();
@@ -167,17 +170,17 @@ fn main() -> Outcome<()> {
     );
 
     println!("told in {:?}", tell_all(plan, &mut held)?);
-    report("just told", idle, plan)?;
-    settle();
-    report("settled", idle, plan)?;
+    report("just told", idle, plan.workloads)?;
+    settle()?;
+    report("settled", idle, plan.workloads)?;
     changes(plan, &mut held)?;
     batches(plan, &mut held)?;
     println!("told again, and nothing is new, in {:?}", tell_all(plan, &mut held)?);
     streams(&mut held);
     members(plan, &mut held, &mesh)?;
-    report("after that", idle, plan)?;
-    settle();
-    report("settled", idle, plan)?;
+    report("after that", idle, plan.workloads)?;
+    settle()?;
+    report("settled", idle, plan.workloads)?;
     disk(&held, plan)
 }
 
@@ -315,37 +318,4 @@ fn say(what: &str, each: &mut [Duration]) {
     let at = |share: usize| each.get(each.len() * share / 100).copied().unwrap_or_default();
     let most = each.last().copied().unwrap_or_default();
     println!("{what}: p50 {:?}, p99 {:?}, max {most:?}", at(50), at(99));
-}
-
-/// What the allocator has given out and what the kernel has given it, now and at most.
-fn report(when: &str, idle: usize, plan: Plan) -> Outcome<usize> {
-    epoch::advance()?;
-    let allocated = stats::allocated::read()?;
-    let status = fs::read_to_string("/proc/self/status")?;
-    let field = |name| {
-        let mut lines = status.lines();
-        lines.find_map(|line| line.strip_prefix(name)).map_or("?", str::trim)
-    };
-    let each = allocated.saturating_sub(idle) / usize::try_from(plan.workloads)?.max(1);
-    println!(
-        "{when:12} allocated {:6.1} MB ({each} bytes a workload), active {:6.1} MB, RSS {}, peak RSS {}",
-        mega(allocated),
-        mega(stats::active::read()?),
-        field("VmRSS:"),
-        field("VmHWM:"),
-    );
-    Ok(allocated)
-}
-
-fn mega(bytes: usize) -> f64 {
-    f64::from(u32::try_from(bytes / 1000).unwrap_or(u32::MAX)) / 1000.0
-}
-
-/// Waits until the allocator has given back what it does not need.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "time is what is waited for: pages are given back after ten seconds"
-)]
-fn settle() {
-    std::thread::sleep(Duration::from_secs(12));
 }

@@ -25,6 +25,7 @@
 //! | [`identity`] | SPIFFE IDs, certificates and where they come from |
 //! | [`mesh`] | workloads, services, policies, gateways; pure decisions on them |
 //! | [`telemetry`] | metrics, log lines, recent failures, spans |
+//! | [`file_stamp`] | what tells one version of a file from another |
 //! | [`start_code`] | letting go of code that only the start needed |
 //! | [`drain`] | graceful, deadline, force |
 
@@ -38,6 +39,7 @@ pub mod config_dump;
 pub mod control;
 pub mod dns;
 pub mod drain;
+pub mod file_stamp;
 pub mod hbone;
 pub mod identity;
 pub mod istiod;

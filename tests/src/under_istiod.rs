@@ -47,6 +47,19 @@ impl Default for Difference {
     }
 }
 
+/// A new connection carries.
+pub fn speaks(from: &Pod, to: &Pod) -> Result {
+    roundtrip(&mut from.connect(to.at(PORT))?, b"hello")
+}
+
+/// A new connection is ended without an answer.
+pub fn is_refused(from: &Pod, to: &Pod) -> bool {
+    match from.connect(to.at(PORT)) {
+        Ok(mut stream) => roundtrip(&mut stream, b"hello").is_err(),
+        Err(_) => true,
+    }
+}
+
 impl UnderIstiod {
     /// Starts it and waits until agents have everything.
     pub fn start(title: &str) -> Result<Self> {

@@ -10,7 +10,7 @@ use isthmus_tests::{
     authority::Authority,
     roundtrip,
     scripted_istiod::{Answer, Event, Terms},
-    under_istiod::{Difference, PORT, UnderIstiod},
+    under_istiod::{Difference, PORT, UnderIstiod, is_refused, speaks},
     wait::throughout,
     within,
 };
@@ -18,18 +18,6 @@ use isthmus_wire::CertificateStatus;
 use tonic::Code;
 
 const SOON: Duration = Duration::from_secs(30);
-
-fn speaks(from: &Pod, to: &Pod) -> Result {
-    roundtrip(&mut from.connect(to.at(PORT))?, b"hello")
-}
-
-/// A new connection is ended without an answer.
-fn is_refused(from: &Pod, to: &Pod) -> bool {
-    match from.connect(to.at(PORT)) {
-        Ok(mut stream) => roundtrip(&mut stream, b"hello").is_err(),
-        Err(_) => true,
-    }
-}
 
 /// Waits until what status says of a pod's certificate is accepted.
 #[track_caller]

@@ -9,7 +9,7 @@ use std::{
 
 use isthmus_istio::workload::{Service, TunnelProtocol, Workload};
 use isthmus_tests::{
-    Agent, Pod, Result,
+    Agent, Result,
     log::field,
     must_be_reset, roundtrip,
     scripted_istiod::{
@@ -17,7 +17,7 @@ use isthmus_tests::{
         many::Many,
         resource::{self, with_unknown_fields},
     },
-    under_istiod::{PORT, UnderIstiod},
+    under_istiod::{PORT, UnderIstiod, is_refused, speaks},
     within,
 };
 use serde_json::json;
@@ -40,19 +40,6 @@ fn strange(change: impl FnOnce(&mut Workload)) -> isthmus_istio::discovery::Reso
     };
     change(&mut workload);
     resource::workload(workload)
-}
-
-/// A new connection carries.
-fn speaks(from: &Pod, to: &Pod) -> Result {
-    roundtrip(&mut from.connect(to.at(PORT))?, b"hello")
-}
-
-/// A new connection is ended without an answer.
-fn is_refused(from: &Pod, to: &Pod) -> bool {
-    match from.connect(to.at(PORT)) {
-        Ok(mut stream) => roundtrip(&mut stream, b"hello").is_err(),
-        Err(_) => true,
-    }
 }
 
 #[test]

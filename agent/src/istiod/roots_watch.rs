@@ -2,7 +2,6 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,6 +10,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::sleep;
 
 use super::roots::{Roots, certificates};
+use crate::file_stamp::Stamp;
 
 /// Time between two looks. A look is one stat(2); a kubelet takes a minute to bring a ConfigMap's change here.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -20,19 +20,9 @@ const INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct RootsWatch {
     path: PathBuf,
-    seen: Option<Seen>,
+    seen: Option<Stamp>,
     /// What it held when it last was good.
     known: Option<Vec<CertificateDer<'static>>>,
-}
-
-/// What tells one version of the file from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seen {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
 }
 
 impl RootsWatch {
@@ -68,13 +58,6 @@ impl RootsWatch {
     }
 }
 
-fn look(path: &Path) -> io::Result<Seen> {
-    let found = fs::metadata(path)?;
-    Ok(Seen {
-        device: found.dev(),
-        inode: found.ino(),
-        length: found.size(),
-        modified: (found.mtime(), found.mtime_nsec()),
-        changed: (found.ctime(), found.ctime_nsec()),
-    })
+fn look(path: &Path) -> io::Result<Stamp> {
+    fs::metadata(path).map(|found| Stamp::from(&found))
 }

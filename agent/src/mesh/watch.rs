@@ -4,9 +4,8 @@
 //! that comes and goes, on every file system. A change is taken up once two looks in a row agree on it, so that a file
 //! caught in the middle of being written is not even an error as a rule.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tracing::{info, warn};
 
 use super::file::{self, MeshFileError};
 use super::{Builder, Publisher, Snapshot};
+use crate::file_stamp::Stamp;
 
 /// What is reported while the file is good.
 pub const GOOD: &str = "ok";
@@ -84,29 +84,6 @@ enum Seen {
     Nothing(io::ErrorKind),
 }
 
-/// What changes when a file does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    /// Also changes when somebody sets the time of modification back.
-    changed: (i64, i64),
-}
-
-impl From<&Metadata> for Stamp {
-    fn from(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
-
 impl Follower {
     /// News of the file since the last look, if there are any.
     fn look(&mut self) -> Option<Result<Snapshot, String>> {
@@ -126,7 +103,7 @@ impl Follower {
         }
         let loaded = load(&self.path, &mut self.builder);
         if let Ok((_, stamp)) = &loaded
-            && Seen::File(stamp.clone()) != now
+            && Seen::File(*stamp) != now
         {
             // Replaced or written while it was read: the next look sees the change.
             return None;

@@ -24,7 +24,7 @@ use super::{
     held::Held,
     node::Node,
     response::{Garbage, Responses},
-    session::{Manner, OutOfOrder, Session, Taken},
+    session::{Manner, OutOfOrder, Session, Taken, begin_of},
     store::Store,
     stream::{Answers, Requests, Unread, is_go_away, requests},
     told::{State, Told},
@@ -280,7 +280,10 @@ impl Client {
             );
         }
         let Some(kind) = *kind else {
-            info!(url = begin_of(url), "istiod tells of what nobody asked for");
+            info!(
+                url = begin_of(url, MOST_ERROR_BYTES),
+                "istiod tells of what nobody asked for"
+            );
             return;
         };
         self.patience = PATIENCE;
@@ -331,7 +334,7 @@ impl Client {
 
     fn tell_end(&self, ended: &Ended, ending: Ending, wait: Duration) {
         let error = ended.text();
-        let error = begin_of(&error).to_owned();
+        let error = begin_of(&error, MOST_ERROR_BYTES).to_owned();
         self.parts.counters.termination(ended.termination());
         let is_failure = ending.manner != back_off::Manner::Clean || !ending.answered;
         if is_failure {
@@ -411,10 +414,6 @@ impl Ended {
 /// Whether a message of ours was larger than its reader takes. A limit of requests per second has the same code.
 fn is_too_large(status: &Status) -> bool {
     matches!(status.code(), Code::ResourceExhausted | Code::OutOfRange) && !status.message().contains("rate limit")
-}
-
-fn begin_of(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(MOST_ERROR_BYTES)).unwrap_or(text)
 }
 
 #[cfg(test)]

@@ -262,7 +262,7 @@ impl Refused {
 }
 
 /// As much of `text` as fits into `most` bytes.
-fn begin_of(text: &str, most: usize) -> &str {
+pub(super) fn begin_of(text: &str, most: usize) -> &str {
     text.get(..text.floor_char_boundary(most)).unwrap_or(text)
 }
 

@@ -3,7 +3,7 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 25] = [
+const MAY_IMPORT: [(&str, &[&str]); 26] = [
     // It is given closures for everything it tells.
     ("admin", &[]),
     // The composition root knows everybody.
@@ -44,12 +44,13 @@ const MAY_IMPORT: [(&str, &[&str]); 25] = [
     // It is asked for names; it does not know what for.
     ("dns", &[]),
     ("drain", &[]),
+    ("file_stamp", &[]),
     // A tunnel carries what it is asked to; it does not know who uses it or why.
     ("hbone", &["identity", "mesh::Authority", "mesh::Workload", "tls"]),
     ("identity", &["istiod", "tls"]),
-    ("istiod", &["tls"]),
+    ("istiod", &["file_stamp", "tls"]),
     // Decisions are pure values.
-    ("mesh", &["identity"]),
+    ("mesh", &["file_stamp", "identity"]),
     ("operator", &["cli", "identity", "mesh", "status"]),
     // It must outlive whatever the others can break.
     ("parent", &["start_code"]),

@@ -163,15 +163,15 @@ fn hold(from: &Pod, to: &Pod) -> Result<Process> {
     Ok(hold)
 }
 
-fn still(pace: &Pace) -> Duration {
+pub(crate) fn still(pace: &Pace) -> Duration {
     Duration::from_secs_f64(pace.settled_seconds)
 }
 
-fn unsettled() -> String {
+pub(crate) fn unsettled() -> String {
     "memory had not come to rest; what is told is the last look".to_owned()
 }
 
-fn megabytes(bytes: u64) -> f64 {
+pub(crate) fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 

@@ -10,6 +10,7 @@ use isthmus_tests::{Result, scripted_istiod::Kind, wait::throughout};
 
 use crate::{
     cpu::Used,
+    memory::{megabytes, still, unsettled},
     pace::Pace,
     pinger::Pinger,
     report::{Better, Figure, Row},
@@ -53,7 +54,7 @@ pub(crate) fn row(pace: &Pace) -> Result<Row> {
     told.is_whole()?;
     let mut lags = told.istiod.lags();
     lags.sort_unstable();
-    let (settled, is_still) = Resident::settled(pids, Duration::from_secs_f64(pace.settled_seconds))?;
+    let (settled, is_still) = Resident::settled(pids, still(pace))?;
     let mut row = Row::new(NAME.0, NAME.1);
     let mut figure = |name: &str, unit: &str, better: Better, value: f64| {
         row.figures.push(Figure::ours(name, unit, better, vec![value]));
@@ -75,16 +76,14 @@ pub(crate) fn row(pace: &Pace) -> Result<Row> {
     figure("agent's CPU by update", "µs", Better::Lower, cpu * 1e6 / updates);
     let share: u64 = settled.iter().map(|one| one.share).sum();
     let [_, worker] = settled;
-    figure("settled, both processes, PSS", "MB", Better::Lower, share as f64 / 1e6);
-    figure("peak, worker, RSS", "MB", Better::Lower, worker.peak as f64 / 1e6);
+    figure("settled, both processes, PSS", "MB", Better::Lower, megabytes(share));
+    figure("peak, worker, RSS", "MB", Better::Lower, megabytes(worker.peak));
     row.figures.extend(pings);
     row.notes.push(format!(
         "{} responses of {BATCH} workloads each, in a mesh of {}; istiod's own work for them is on the same processors",
         count, told.many.workloads
     ));
-    if !is_still {
-        row.notes.push("memory had not come to rest".to_owned());
-    }
+    row.notes.extend((!is_still).then(unsettled));
     Ok(row)
 }
 

@@ -13,6 +13,7 @@ use isthmus_tests::{Result, wait::throughout};
 
 use crate::{
     cpu::Used,
+    memory::{megabytes, still, unsettled},
     pace::Pace,
     pinger::Pinger,
     report::{Better, Figure, Row},
@@ -44,7 +45,7 @@ pub(crate) fn row(pace: &Pace) -> Result<Row> {
     let pings = pinger.end()?;
     let peak = watch.end();
     let [cpu, _] = Used::by(&pids)?.since(&before);
-    let (settled, is_still) = Resident::settled(pids, Duration::from_secs_f64(pace.settled_seconds))?;
+    let (settled, is_still) = Resident::settled(pids, still(pace))?;
     let mut row = Row::new(NAME.0, NAME.1);
     let mut figure = |name: &str, unit: &str, value: f64| {
         row.figures.push(Figure::ours(name, unit, Better::Lower, vec![value]));
@@ -53,17 +54,15 @@ pub(crate) fn row(pace: &Pace) -> Result<Row> {
     figure("agent's CPU meanwhile", "s", cpu);
     let share: u64 = settled.iter().map(|one| one.share).sum();
     let [_, worker] = settled;
-    figure("settled, both processes, PSS", "MB", share as f64 / 1e6);
-    figure("peak, both processes, PSS", "MB", peak as f64 / 1e6);
-    figure("peak, worker, RSS", "MB", worker.peak as f64 / 1e6);
+    figure("settled, both processes, PSS", "MB", megabytes(share));
+    figure("peak, both processes, PSS", "MB", megabytes(peak));
+    figure("peak, worker, RSS", "MB", megabytes(worker.peak));
     row.figures.extend(pings);
     row.notes.push(format!(
         "{} workloads, {} services; istiod's own work for them is on the same processors",
         told.many.workloads, told.many.services
     ));
-    if !is_still {
-        row.notes.push("memory had not come to rest".to_owned());
-    }
+    row.notes.extend((!is_still).then(unsettled));
     Ok(row)
 }
 
