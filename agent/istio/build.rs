@@ -16,6 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_server(cfg!(feature = "server"))
         // Kept as slices of what came from the network.
         .bytes(".google.protobuf.Any.value")
+        // In the order of their keys, so that the same message is the same bytes.
+        .btree_map(".")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The scripted istiod does what its scripts say, seen by a plain client of istiod's protocol.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fs,
     future::Future,
     pin::Pin,
@@ -155,7 +155,7 @@ impl Client {
                 initial_resource_versions: initial
                     .iter()
                     .map(|(name, version)| ((*name).to_owned(), (*version).to_owned()))
-                    .collect::<HashMap<_, _>>(),
+                    .collect::<BTreeMap<_, _>>(),
                 ..DeltaDiscoveryRequest::default()
             })
             .await

@@ -1,6 +1,6 @@
 //! Resources as istiod sends them, for tests: plain ones, and any.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use futures_util::FutureExt as _;
 use isthmus_istio::{discovery, security, workload as proto};
@@ -177,7 +177,7 @@ impl Any {
     }
 
     pub(super) fn workload(&mut self, n: u32) -> proto::Workload {
-        let services: HashMap<_, _> = self
+        let services: BTreeMap<_, _> = self
             .list(3, |any| {
                 let key = format!("demo/host{}", any.below(4));
                 let ports = any.list(2, Self::port);

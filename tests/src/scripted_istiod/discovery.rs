@@ -245,7 +245,7 @@ impl Drop for Session {
 }
 
 /// Whether a caller who has these versions must be sent this. Policies have no version and are always sent.
-fn is_news(resource: &Resource, initial: &HashMap<String, String>) -> bool {
+fn is_news(resource: &Resource, initial: &BTreeMap<String, String>) -> bool {
     resource.version.is_empty() || initial.get(&resource.name) != Some(&resource.version)
 }
 

@@ -115,7 +115,7 @@ fn two_pods() -> Vec<Resource> {
     vec![pod("a", [10, 0, 0, 1], "1"), pod("b", [10, 0, 0, 2], "1")]
 }
 
-fn versions(of: &[&str]) -> std::collections::HashMap<String, String> {
+fn versions(of: &[&str]) -> std::collections::BTreeMap<String, String> {
     of.iter().map(|name| (uid(name), "1".to_owned())).collect()
 }
 
@@ -230,7 +230,7 @@ async fn what_istiod_told_last_is_on_disk_at_the_end_and_resumed_from() {
     assert_eq!((was_stored, sizes), (true, [3, 0, 1]));
     let listed = held.open_stream(Kind::Address, 1 << 20);
     assert_eq!(
-        listed.into_iter().collect::<std::collections::HashMap<_, _>>(),
+        listed.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
         versions(&["a", "b", "c"])
     );
     std::fs::remove_file(path).unwrap();

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use prost::Message as _;
 
@@ -147,7 +147,7 @@ fn a_workload_is_read_field_by_field() {
             port: 15088,
         }),
         network_gateway: Some(gateway_at(&[10, 9, 0, 1], 0)),
-        services: HashMap::from([
+        services: BTreeMap::from([
             ("demo/b".to_owned(), proto::PortList { ports }),
             ("demo/a".to_owned(), proto::PortList::default()),
         ]),
@@ -199,7 +199,7 @@ fn a_workload_that_is_wrong_is_refused_with_the_name_of_the_field() {
     };
     assert!(
         draft_of(proto::Workload {
-            services: HashMap::from([("demo/echo".into(), many(65535))]),
+            services: BTreeMap::from([("demo/echo".into(), many(65535))]),
             ..pod()
         })
         .is_ok()
@@ -244,7 +244,7 @@ fn a_workload_that_is_wrong_is_refused_with_the_name_of_the_field() {
             },
         ),
         ("services[\"echo\"]: not of the form NAMESPACE/HOSTNAME", |w| {
-            w.services = HashMap::from([("echo".to_owned(), proto::PortList::default())]);
+            w.services = BTreeMap::from([("echo".to_owned(), proto::PortList::default())]);
         }),
         (
             "services[\"demo/echo\"].ports[0].service_port: 70000 is no port: at most 65535",
@@ -253,7 +253,7 @@ fn a_workload_that_is_wrong_is_refused_with_the_name_of_the_field() {
                     service_port: 70000,
                     ..proto::Port::default()
                 };
-                w.services = HashMap::from([("demo/echo".to_owned(), proto::PortList { ports: vec![port] })]);
+                w.services = BTreeMap::from([("demo/echo".to_owned(), proto::PortList { ports: vec![port] })]);
             },
         ),
     ];
@@ -263,7 +263,7 @@ fn a_workload_that_is_wrong_is_refused_with_the_name_of_the_field() {
         assert_eq!(draft_of(message).unwrap_err(), wanted);
     }
     let message = proto::Workload {
-        services: HashMap::from([("demo/echo".into(), many(65616))]),
+        services: BTreeMap::from([("demo/echo".into(), many(65616))]),
         ..pod()
     };
     let wanted = "services[\"demo/echo\"].ports[1].target_port: 65616 is no port: at most 65535";

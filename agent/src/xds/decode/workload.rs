@@ -1,6 +1,6 @@
 //! Workloads.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -99,7 +99,7 @@ fn application_tunnel(message: proto::ApplicationTunnel) -> Result<ApplicationTu
 }
 
 /// In the order of their keys: equal lists are kept once, and a map has no order of its own.
-fn services(messages: HashMap<String, proto::PortList>) -> Result<Vec<Membership>, Mistake> {
+fn services(messages: BTreeMap<String, proto::PortList>) -> Result<Vec<Membership>, Mistake> {
     let mut services = Vec::with_capacity(messages.len());
     for (name, list) in messages {
         let field = || format!("services[{name:?}]");
