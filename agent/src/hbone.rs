@@ -9,6 +9,7 @@ mod baggage;
 pub mod client;
 mod forwarded;
 mod keepalive;
+mod lifetime;
 mod read_ahead;
 mod request;
 pub mod server;

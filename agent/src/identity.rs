@@ -19,6 +19,7 @@ mod shelf;
 mod source;
 mod spiffe_id;
 
+pub(crate) use certificate::moment;
 pub use certificate::{Certificate, IssuedPem, MaterialError};
 pub use certificates::{CertificateError, Certificates, Held, Wanted};
 pub use kept::{KeptError, LARGEST_KEPT};

@@ -8,7 +8,7 @@
 //! | `peer` | the SPIFFE ID in a certificate |
 //! | `failure` | what a failed handshake means to an operator |
 //!
-//! A handshake goes through [`connect`] or [`accept`]. Who drives rustls itself must call [`peer_identity`] before the
+//! A handshake goes through [`connect`] or [`accept`]. Who drives rustls itself must call [`proved`] before the
 //! first byte of application data counts: rustls lets a peer that says nothing of ALPN pass.
 
 mod config;
@@ -33,17 +33,15 @@ pub(crate) use config::{ClientTemplate, Credentials};
 pub(crate) use failure::with_causes;
 pub use failure::{TlsFailure, explain};
 pub(crate) use peer::spiffe_id_in;
-pub use peer::{PeerIdentityError, peer_identity};
+pub use peer::{Peer, PeerIdentityError, proved};
 pub use provider::admit_only_post_quantum;
 pub(crate) use provider::provider;
 pub use verify::IdentityRefused;
 
-use crate::identity::SpiffeId;
-
 /// The one protocol spoken inside the mesh's TLS.
 const ALPN_H2: &[u8] = b"h2";
 
-/// Shakes hands as the client and gives the stream with the identity the server proved.
+/// Shakes hands as the client and gives the stream with what the server proved.
 ///
 /// `config` comes from [`Certificate::client_config`](crate::identity::Certificate::client_config), which holds the
 /// identities the server may have. With TLS 1.3 this returns before the server has judged *our* certificate: its
@@ -51,7 +49,7 @@ const ALPN_H2: &[u8] = b"h2";
 ///
 /// # Errors
 /// When the handshake fails on either side, or the server does not choose `h2`.
-pub async fn connect<IO>(io: IO, config: Arc<ClientConfig>) -> Result<(client::TlsStream<IO>, SpiffeId), TlsFailure>
+pub async fn connect<IO>(io: IO, config: Arc<ClientConfig>) -> Result<(client::TlsStream<IO>, Peer), TlsFailure>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -61,18 +59,18 @@ where
         .connect(nobody, io)
         .await
         .map_err(|error| explain(&error))?;
-    let peer = peer_identity(stream.get_ref().1)?;
+    let peer = proved(stream.get_ref().1)?;
     Ok((stream, peer))
 }
 
-/// Shakes hands as the server and gives the stream with the identity the client proved.
+/// Shakes hands as the server and gives the stream with what the client proved.
 ///
 /// `config` comes from [`Certificate::server_config`](crate::identity::Certificate::server_config); take it anew for
 /// each connection, so that a renewed certificate is used at once. The caller bounds the time.
 ///
 /// # Errors
 /// When the handshake fails on either side, or the client does not offer `h2`.
-pub async fn accept<IO>(io: IO, config: Arc<ServerConfig>) -> Result<(server::TlsStream<IO>, SpiffeId), TlsFailure>
+pub async fn accept<IO>(io: IO, config: Arc<ServerConfig>) -> Result<(server::TlsStream<IO>, Peer), TlsFailure>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -80,6 +78,6 @@ where
         .accept(io)
         .await
         .map_err(|error| explain(&error))?;
-    let peer = peer_identity(stream.get_ref().1)?;
+    let peer = proved(stream.get_ref().1)?;
     Ok((stream, peer))
 }

@@ -110,7 +110,8 @@ fn a_slow_ca_is_waited_for_by_the_first_connections() -> Result {
 
 #[test]
 fn a_ca_that_talks_nonsense_or_nothing_is_told_and_what_there_is_serves_on() -> Result {
-    let under = with_terms("nonsense", Terms::seconds(60))?;
+    // Renewed after 20 s; the CA is given up after 10 s.
+    let under = with_terms("nonsense", Terms::seconds(40))?;
     let mut traffic = under.traffic()?;
     let client = &under.scene.client;
     for answer in [Answer::Bytes(vec![0, 0, 0, 0, 3, 255, 255, 255]), Answer::Never] {
@@ -164,7 +165,7 @@ fn a_certificate_that_ends_while_the_ca_is_away_closes_to_new_connections_until_
 
 #[test]
 fn certificates_that_have_not_begun_or_are_over_are_not_used_and_that_is_told() -> Result {
-    for (terms, word) in [(Terms::FUTURE, "valid"), (Terms::EXPIRED, "expired")] {
+    for (terms, word) in [(Terms::FUTURE, "begins in"), (Terms::EXPIRED, "expired")] {
         let under = with_terms("dates", terms)?;
         let (client, server) = (&under.scene.client, &under.scene.server);
         let echo = server.echo(PORT)?;

@@ -5,20 +5,22 @@ use std::{future::Future, sync::Arc, task::Poll};
 use bytes::Bytes;
 use h2::{Reason, client::SendRequest};
 use http::StatusCode;
-use rustls::ClientConfig;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
 use super::stream::Role;
 use super::{
     Baggage, ConnectRequest, ReadAhead, Stream,
     keepalive::Keepalive,
-    request,
+    lifetime, request,
     settings::{RESET_REMEMBERED, RESET_STREAMS, RESPONSE_HEADER_BYTES, SEND_BUFFER_BYTES, Settings, TLS_BUFFER_BYTES},
     turn,
 };
 use crate::{
-    identity::SpiffeId,
+    identity::{Certificate, SpiffeId},
     tls::{self, TlsFailure},
 };
 
@@ -27,6 +29,7 @@ use crate::{
 pub struct Tunnel {
     send: SendRequest<Bytes>,
     peer: SpiffeId,
+    until: Instant,
 }
 
 /// An accepted CONNECT.
@@ -91,7 +94,7 @@ fn advice(status: StatusCode) -> &'static str {
     }
 }
 
-/// Makes a tunnel on a connected socket. `config` holds who the peer may be.
+/// Makes a tunnel on a connected socket, to a peer that must prove to be one of `expected`.
 ///
 /// The returned future drives the tunnel and must be spawned; it ends when the tunnel does.
 ///
@@ -99,14 +102,16 @@ fn advice(status: StatusCode) -> &'static str {
 /// When TLS, the identity check or HTTP/2 fails.
 pub async fn handshake<Io>(
     io: ReadAhead<Io>,
-    config: Arc<ClientConfig>,
+    certificate: &Certificate,
+    expected: Arc<[SpiffeId]>,
     settings: Settings,
 ) -> Result<(Tunnel, impl Future<Output = ()> + Send + use<Io>), HandshakeError>
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = io.activity();
-    let (mut tls, peer) = tls::connect(io, config).await?;
+    let (mut tls, peer) = tls::connect(io, certificate.client_config(expected)).await?;
+    let until = lifetime::end(certificate, &peer);
     tls.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
     let (send, mut connection) = h2::client::Builder::new()
         .initial_window_size(settings.stream_window_bytes)
@@ -135,7 +140,12 @@ where
         })
         .await;
     };
-    Ok((Tunnel { send, peer }, driver))
+    let tunnel = Tunnel {
+        send,
+        peer: peer.id,
+        until,
+    };
+    Ok((tunnel, driver))
 }
 
 impl Tunnel {
@@ -145,8 +155,12 @@ impl Tunnel {
         &self.peer
     }
 
-    /// Whether new streams can still be opened: no GOAWAY came and the socket stands.
+    /// Whether new streams can still be opened: no GOAWAY came, the socket stands, and neither end's certificate has
+    /// ended.
     pub fn is_usable(&mut self) -> bool {
+        if Instant::now() >= self.until {
+            return false;
+        }
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         !matches!(self.send.poll_ready(&mut cx), Poll::Ready(Err(_)))
     }

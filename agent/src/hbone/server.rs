@@ -1,16 +1,15 @@
 //! The accepting end of a tunnel.
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
 use http::{Request, Response, StatusCode};
-use rustls::ServerConfig;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 use tokio_rustls::server::TlsStream;
 
 pub use super::request::connect_request;
@@ -19,20 +18,24 @@ use super::{
     Baggage, ReadAhead, Stream,
     client::HandshakeError,
     keepalive::Keepalive,
-    request,
+    lifetime, request,
     settings::{
         REQUEST_HEADER_BYTES, RESET_REMEMBERED, RESET_STREAMS, SEND_BUFFER_BYTES, SERVER_STREAMS, Settings,
         TLS_BUFFER_BYTES,
     },
     turn,
 };
-use crate::{identity::SpiffeId, tls};
+use crate::{
+    identity::{Certificate, SpiffeId},
+    tls,
+};
 
 /// The accepting end of an open tunnel. [`Tunnel::next`] must be awaited all the time: it drives the tunnel.
 pub struct Tunnel<Io> {
     connection: h2::server::Connection<TlsStream<ReadAhead<Io>>, Bytes>,
     keepalive: Keepalive,
     peer: SpiffeId,
+    until: Instant,
 }
 
 /// A request which waits for its answer. Dropped, it is reset.
@@ -59,14 +62,15 @@ pub enum TunnelError {
 /// When TLS, the identity check or HTTP/2 fails.
 pub async fn handshake<Io>(
     io: ReadAhead<Io>,
-    config: Arc<ServerConfig>,
+    certificate: &Certificate,
     settings: Settings,
 ) -> Result<Tunnel<Io>, HandshakeError>
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = io.activity();
-    let (mut tls, peer) = tls::accept(io, config).await?;
+    let (mut tls, peer) = tls::accept(io, certificate.server_config()).await?;
+    let until = lifetime::end(certificate, &peer);
     tls.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
     let mut connection = h2::server::Builder::new()
         .initial_window_size(settings.stream_window_bytes)
@@ -85,7 +89,8 @@ where
     Ok(Tunnel {
         connection,
         keepalive,
-        peer,
+        peer: peer.id,
+        until,
     })
 }
 
@@ -94,6 +99,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Tunnel<Io> {
     #[must_use]
     pub fn peer(&self) -> &SpiffeId {
         &self.peer
+    }
+
+    /// When the certificate of either end ends; from then on no stream is to begin, so the tunnel is to be drained.
+    #[must_use]
+    pub fn until(&self) -> Instant {
+        self.until
     }
 
     /// The next request; `None` when the peer has closed the tunnel, or when it is drained and the last stream done.

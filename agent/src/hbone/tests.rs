@@ -54,12 +54,8 @@ async fn ends_with(servers: Settings) -> Ends {
     let theirs = ca.issue(id("server")).await.unwrap();
     let (near, far) = tokio::io::duplex(1 << 20);
     let (client, server) = tokio::join!(
-        client::handshake(
-            ReadAhead::new(near),
-            ours.client_config([id("server")].into()),
-            Settings::default(),
-        ),
-        server::handshake(ReadAhead::new(far), theirs.server_config(), servers),
+        client::handshake(ReadAhead::new(near), &ours, [id("server")].into(), Settings::default(),),
+        server::handshake(ReadAhead::new(far), &theirs, servers),
     );
     let (client, driver) = client.unwrap();
     tokio::spawn(driver);
@@ -297,17 +293,26 @@ async fn a_lost_tunnel_fails_its_streams_instead_of_ending_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn when_a_certificate_ends_no_stream_begins_any_more_on_the_tunnel() {
+    let Ends { mut client, mut server } = ends().await;
+    let until = server.until();
+    assert!(until > tokio::time::Instant::now());
+    let serving = tokio::spawn(async move { server.next().await.map(|next| next.is_some()) });
+    tokio::time::sleep_until(until - Duration::from_secs(1)).await;
+    assert!(client.is_usable());
+    tokio::time::sleep_until(until + Duration::from_secs(2)).await;
+    assert!(!client.is_usable());
+    assert!(!serving.is_finished(), "who has streams on it keeps them");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_dropped_and_an_answering_one_kept() {
     let (ours, ca, _directory) = certificate("client").await;
     let theirs = ca.issue(id("server")).await.unwrap();
     let (near, far) = tokio::io::duplex(1 << 20);
     let (client, server) = tokio::join!(
-        client::handshake(
-            ReadAhead::new(near),
-            ours.client_config([id("server")].into()),
-            Settings::default(),
-        ),
-        server::handshake(ReadAhead::new(far), theirs.server_config(), Settings::default()),
+        client::handshake(ReadAhead::new(near), &ours, [id("server")].into(), Settings::default(),),
+        server::handshake(ReadAhead::new(far), &theirs, Settings::default()),
     );
     let (mut tunnel, driver) = client.unwrap();
     let driver = tokio::spawn(driver);

@@ -234,7 +234,7 @@ impl Told {
 }
 
 /// Dates before 1970 do not occur in certificates anyone issues, and are refused.
-pub(super) fn moment(time: ASN1Time) -> Option<SystemTime> {
+pub(crate) fn moment(time: ASN1Time) -> Option<SystemTime> {
     let seconds = u64::try_from(time.timestamp()).ok()?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }

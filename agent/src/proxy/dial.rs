@@ -130,11 +130,7 @@ pub(crate) async fn tunnel(
     let certificate = certificate(certificates, source).await?;
     let tcp = connect(sockets, Some(from), to, CONNECT_TIMEOUT).await?;
     let socket = TunnelSocket::new(tcp, abrupt, &tuning.sockets).map_err(|cause| DialError::Socket { to, cause })?;
-    let shaken = client::handshake(
-        ReadAhead::new(socket),
-        certificate.client_config(expected),
-        tuning.tunnels,
-    );
+    let shaken = client::handshake(ReadAhead::new(socket), &certificate, expected, tuning.tunnels);
     match timeout(HANDSHAKE_TIMEOUT, shaken).await {
         Ok(shaken) => shaken.map_err(|cause| DialError::Handshake { to, cause }),
         Err(_) => Err(DialError::HandshakeTimeout {

@@ -4,7 +4,7 @@ use http::StatusCode;
 use tokio::{
     net::TcpListener,
     sync::Semaphore,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{
@@ -179,13 +179,9 @@ async fn handshake<T: Terminator>(
         let socket = TunnelSocket::new(tcp, parts.abrupt.clone(), &parts.tuning.sockets).map_err(socket)?;
         // The semaphore is never closed.
         let _permit = parts.handshakes.acquire().await.ok();
-        server::handshake(
-            ReadAhead::new(socket),
-            certificate.server_config(),
-            parts.tuning.tunnels,
-        )
-        .await
-        .map_err(|error| CloseReason::of_handshake(&error, error.to_string()))
+        server::handshake(ReadAhead::new(socket), &certificate, parts.tuning.tunnels)
+            .await
+            .map_err(|error| CloseReason::of_handshake(&error, error.to_string()))
     };
     let tunnel = timeout_at(give_up, shaken).await.map_err(late)??;
     let source = tunnel.peer().clone();
@@ -215,6 +211,7 @@ async fn streams<T: Terminator>(
     let _listed = tunnels.accepted(facts.from, facts.source.clone(), streams);
     let mut started = std::pin::pin!(drain.started());
     let mut forced = std::pin::pin!(drain.forced());
+    let mut over = std::pin::pin!(sleep_until(tunnel.until()));
     let mut draining = false;
     loop {
         tokio::select! {
@@ -222,6 +219,11 @@ async fn streams<T: Terminator>(
             _ = guard.cut() => return,
             () = &mut forced => break,
             () = &mut started, if !draining => {
+                draining = true;
+                tunnel.drain();
+            }
+            () = &mut over, if !draining => {
+                tracing::debug!(peer = %facts.from, identity = %facts.source, "a certificate of the tunnel has ended; the peer is to make another");
                 draining = true;
                 tunnel.drain();
             }

@@ -261,7 +261,8 @@ impl PodProxy {
         let certificate = dial::certificate(&self.certificates, id).await?;
         let shaken = client::handshake(
             ReadAhead::passing(outer.into_io().lingering()),
-            certificate.client_config(expected),
+            &certificate,
+            expected,
             self.parts.tuning.tunnels,
         );
         let (tunnel, driver) = timeout(patience, shaken)

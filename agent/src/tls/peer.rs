@@ -1,4 +1,6 @@
-//! The SPIFFE ID in a certificate.
+//! Who a peer has proved to be, and the SPIFFE ID in a certificate.
+
+use std::time::SystemTime;
 
 use rustls::CommonState;
 use x509_parser::certificate::X509Certificate;
@@ -6,7 +8,16 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use super::ALPN_H2;
-use crate::identity::{ParseSpiffeIdError, SpiffeId};
+use crate::identity::{ParseSpiffeIdError, SpiffeId, moment};
+
+/// What a peer has proved in a handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Who it is.
+    pub id: SpiffeId,
+    /// When the certificate ends that it showed.
+    pub not_after: SystemTime,
+}
 
 /// Why a peer has no SPIFFE ID that we could rely on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,14 +45,14 @@ pub enum PeerIdentityError {
     NotSpiffe(#[source] ParseSpiffeIdError),
 }
 
-/// The identity a peer has proved, once the handshake is over.
+/// What a peer has proved, once the handshake is over.
 ///
 /// The verifiers have checked the chain and that this identity may talk to us; this reads it again for policy, logs and
 /// headers, and makes sure that both ends agreed on `h2`.
 ///
 /// # Errors
 /// When there is no certificate, no single SPIFFE ID in it, or the protocol is not `h2`.
-pub fn peer_identity(conn: &CommonState) -> Result<SpiffeId, PeerIdentityError> {
+pub fn proved(conn: &CommonState) -> Result<Peer, PeerIdentityError> {
     let leaf = conn
         .peer_certificates()
         .and_then(<[_]>::first)
@@ -49,15 +60,26 @@ pub fn peer_identity(conn: &CommonState) -> Result<SpiffeId, PeerIdentityError> 
     if conn.alpn_protocol() != Some(ALPN_H2) {
         return Err(PeerIdentityError::NotH2);
     }
-    spiffe_id_in(leaf)
+    let certificate = parsed(leaf)?;
+    Ok(Peer {
+        id: only_uri(&certificate)?,
+        not_after: moment(certificate.validity().not_after).ok_or(PeerIdentityError::Unreadable)?,
+    })
 }
 
 /// The SPIFFE ID in a DER certificate: its only URI name.
 pub(crate) fn spiffe_id_in(der: &[u8]) -> Result<SpiffeId, PeerIdentityError> {
-    let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| PeerIdentityError::Unreadable)?;
-    if !rest.is_empty() {
-        return Err(PeerIdentityError::Unreadable);
+    only_uri(&parsed(der)?)
+}
+
+fn parsed(der: &[u8]) -> Result<X509Certificate<'_>, PeerIdentityError> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        _ => Err(PeerIdentityError::Unreadable),
     }
+}
+
+fn only_uri(certificate: &X509Certificate<'_>) -> Result<SpiffeId, PeerIdentityError> {
     let names = certificate
         .subject_alternative_name()
         .map_err(|_| PeerIdentityError::Unreadable)?

@@ -13,8 +13,8 @@ use rustls::{ClientConfig, CommonState, HandshakeKind, NamedGroup, ServerConfig}
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
-use crate::identity::Certificate;
 use crate::identity::embedded_ca::{EmbeddedCa, Terms};
+use crate::identity::{Certificate, SpiffeId};
 
 const QUESTION: &[u8] = b"question";
 const ANSWER: &[u8] = b"answer";
@@ -87,7 +87,12 @@ async fn ask(io: DuplexStream, config: Arc<ClientConfig>) -> Result<Side, TlsFai
         });
     }
     let connection = stream.get_ref().1;
-    Ok(Side::new(peer, heard, connection, connection.tls13_tickets_received()))
+    Ok(Side::new(
+        peer.id,
+        heard,
+        connection,
+        connection.tls13_tickets_received(),
+    ))
 }
 
 async fn answer(io: DuplexStream, config: Arc<ServerConfig>) -> Result<Side, TlsFailure> {
@@ -102,7 +107,7 @@ async fn answer(io: DuplexStream, config: Arc<ServerConfig>) -> Result<Side, Tls
     }
     stream.write_all(ANSWER).await.map_err(|error| explain(&error))?;
     stream.shutdown().await.map_err(|error| explain(&error))?;
-    Ok(Side::new(peer, heard, stream.get_ref().1, 0))
+    Ok(Side::new(peer.id, heard, stream.get_ref().1, 0))
 }
 
 fn id(text: &str) -> SpiffeId {

@@ -6,6 +6,7 @@
 use std::{
     convert::Infallible,
     error::Error as _,
+    mem,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -79,6 +80,8 @@ pub struct Client {
     back_off: BackOff,
     resume_bytes: usize,
     patience: Duration,
+    /// Something has changed that the store does not know of.
+    unstored: bool,
 }
 
 /// What a client tells while it runs.
@@ -132,6 +135,7 @@ impl Client {
             back_off: BackOff::default(),
             resume_bytes: RESUME_BYTES,
             patience: PATIENCE,
+            unstored: false,
         };
         let news = News {
             told: told_seen,
@@ -287,9 +291,11 @@ impl Client {
             return;
         };
         self.patience = PATIENCE;
+        self.unstored |= upserted + removed + *swept as u64 > 0;
+        // What is not complete is no mesh to begin with.
         if let Some(store) = &mut self.parts.store
             && *synced
-            && upserted + removed + *swept as u64 > 0
+            && mem::take(&mut self.unstored)
         {
             store.changed();
         }

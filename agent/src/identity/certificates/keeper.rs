@@ -13,8 +13,8 @@ use super::{Clock, News, Shared};
 use crate::identity::{Certificate, CertificateSource, IssueError, MaterialError, SpiffeId};
 use crate::tls::with_causes;
 
-/// How long a source may take over one certificate.
-const ISSUE_LIMIT: Duration = Duration::from_secs(30);
+/// How long a source may take over one certificate. istiod needs milliseconds; who hangs is asked again, perhaps another.
+const ISSUE_LIMIT: Duration = Duration::from_secs(10);
 pub(super) const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
 pub(super) const LONGEST_BACK_OFF: Duration = Duration::from_secs(150);
 /// An identity without a certificate is given up when nobody asked for so long.

@@ -345,7 +345,7 @@ async fn a_not_yet_valid_renewal_does_not_replace_a_valid_certificate() {
 async fn a_silent_source_is_given_up() {
     let world = World::new(&[], Answer::Silence);
     let text = whole(&world.get().await.unwrap_err());
-    assert!(text.ends_with("the CA did not answer within 30 s"), "{text}");
+    assert!(text.ends_with("the CA did not answer within 10 s"), "{text}");
     assert_eq!(world.script.under_way.load(Ordering::SeqCst), 0);
 }
 

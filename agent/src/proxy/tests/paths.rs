@@ -29,7 +29,8 @@ async fn baggage(
     let tcp = TcpStream::connect(peer).await.unwrap();
     let (tunnel, driver) = client::handshake(
         ReadAhead::new(tcp),
-        certificate.client_config([id(server)].into()),
+        &certificate,
+        [id(server)].into(),
         Settings::default(),
     )
     .await

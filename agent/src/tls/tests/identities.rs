@@ -277,7 +277,7 @@ fn long_lists_are_cut_in_errors() {
 fn before_the_handshake_nobody_is_known() {
     let config = certificate(&EmbeddedCa::throwaway(), &db(), terms_now()).server_config();
     let connection = rustls::ServerConnection::new(config).unwrap();
-    assert_eq!(peer_identity(&connection), Err(PeerIdentityError::NoCertificate));
+    assert_eq!(proved(&connection), Err(PeerIdentityError::NoCertificate));
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn two_pods() -> Vec<Resource> {
     vec![pod("a", [10, 0, 0, 1], "1"), pod("b", [10, 0, 0, 2], "1")]
 }
 
-fn versions(of: &[&str]) -> std::collections::BTreeMap<String, String> {
+fn versions(of: &[&str]) -> BTreeMap<String, String> {
     of.iter().map(|name| (uid(name), "1".to_owned())).collect()
 }
 
@@ -230,9 +230,31 @@ async fn what_istiod_told_last_is_on_disk_at_the_end_and_resumed_from() {
     assert_eq!((was_stored, sizes), (true, [3, 0, 1]));
     let listed = held.open_stream(Kind::Address, 1 << 20);
     assert_eq!(
-        listed.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+        listed.into_iter().collect::<BTreeMap<_, _>>(),
         versions(&["a", "b", "c"])
     );
+    std::fs::remove_file(path).unwrap();
+}
+
+#[tokio::test]
+async fn a_mesh_whose_last_answer_is_empty_is_on_disk_as_soon_as_it_is_whole() {
+    let path = std::env::temp_dir().join(format!("isthmus-xds-mesh-{:016x}", rand::random::<u64>()));
+    let mut istiod = Istiod::start().await;
+    let store = Store::new(Disk::new(path.clone(), "east"));
+    let mut running = Running::start(&istiod, &token(), |client| client.parts.store = Some(store));
+    let mut call = istiod.call().await;
+    call.first_requests().await;
+    call.answer(&response(Kind::Address, two_pods()));
+    running.until(|told| told.addresses.responses == 1).await;
+    assert!(!path.exists(), "policies are not known yet");
+    call.answer(&response(Kind::Authorization, Vec::new()));
+    running.until(|told| told.state == State::Synced).await;
+    let written = timeout(Duration::from_secs(20), async {
+        while !path.exists() {
+            tokio::task::yield_now().await;
+        }
+    });
+    written.await.expect("in time");
     std::fs::remove_file(path).unwrap();
 }
 
