@@ -4,12 +4,14 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `connector` | TCP and TLS to one address, with roots read anew for every connection |
+//! | `details` | gRPC's binary details, taken out of answers |
 //! | `headers` | what an operator adds to every call |
 //! | `roots` | who istiod must be certified by |
 //! | `roots_watch` | when a file of them changes |
 //! | `token` | who we are, read anew for every call |
 
 mod connector;
+mod details;
 mod headers;
 mod roots;
 mod roots_watch;
@@ -29,6 +31,7 @@ use tonic::transport::{Channel, Endpoint};
 
 pub use self::{
     connector::ConnectError,
+    details::{WithoutDetails, strip},
     headers::Headers,
     roots::{Roots, RootsError, certificates},
     roots_watch::RootsWatch,
@@ -133,13 +136,6 @@ impl Contact {
             .connect_with_connector(self.inner.connector.clone())
             .await
             .map_err(ConnectError::of)
-    }
-
-    /// A channel that connects when it is used, and again when the connection was lost.
-    #[must_use]
-    pub fn lazily(&self) -> Channel {
-        self.endpoint()
-            .connect_with_connector_lazy(self.inner.connector.clone())
     }
 
     /// The headers of one call: the token as it is now, the cluster, and what the operator adds.

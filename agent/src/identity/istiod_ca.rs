@@ -21,13 +21,13 @@ use self::line::{Line, Lines};
 use self::refusal::Refusal;
 use super::certificate::certificates;
 use super::{Certificate, CertificateSource, Certificates, IssueError, MaterialError, SpiffeId};
-use crate::istiod::{ConnectError, Contact, RootsWatch, TokenError};
+use crate::istiod::{ConnectError, Contact, RootsWatch, TokenError, WithoutDetails};
 
 #[cfg(test)]
 mod tests;
 
 /// How long istiod may take over one answer. Less than the patience of who asks, so that a dead connection is given up.
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+const ANSWER_LIMIT: Duration = Duration::from_secs(8);
 /// Largest answer: a chain and a bundle of roots take a few KiB.
 const LARGEST_ANSWER: usize = 1024 * 1024;
 
@@ -169,7 +169,8 @@ impl Inner {
                 return Err(CaError::Connect(error));
             }
         };
-        let mut client = IstioCertificateServiceClient::new(channel).max_decoding_message_size(LARGEST_ANSWER);
+        let mut client =
+            IstioCertificateServiceClient::new(WithoutDetails(channel)).max_decoding_message_size(LARGEST_ANSWER);
         match timeout(ANSWER_LIMIT, client.create_certificate(request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             // What istiod itself says has no cause on our side.

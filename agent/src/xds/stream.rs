@@ -20,12 +20,12 @@ use tokio::sync::mpsc;
 use tonic::{Code, Status, metadata::MetadataMap, transport::Channel};
 use tower_service::Service as _;
 
+use crate::istiod::strip;
+
 /// The method that is called (wire-facts §1.2).
 const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// Requests that istiod has not read yet. There is one for each kind, then one for each response.
 const MOST_REQUESTS: usize = 64;
-/// gRPC's own text for what ended, with details in a binary header that nobody here needs.
-const DETAILS: &str = "grpc-status-details-bin";
 
 /// Where requests go. When it is dropped, istiod sees the end of them.
 #[derive(Debug)]
@@ -136,8 +136,7 @@ impl Answers {
 /// How a call ended, where that is said.
 fn status(headers: &HeaderMap) -> Option<Status> {
     let mut headers = headers.clone();
-    // What is not base64 would be a panic.
-    headers.remove(DETAILS);
+    strip(&mut headers);
     Status::from_header_map(&headers)
 }
 

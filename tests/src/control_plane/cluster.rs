@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     sync::{Arc, Mutex},
     thread,
@@ -34,6 +34,8 @@ use crate::{
     wait::within,
 };
 
+/// Namespace and account of pods that only the cluster knows.
+const MANY: (&str, &str) = ("demo", "many");
 /// Istio's own namespace.
 pub const SYSTEM: &str = "istio-system";
 const SOON: Duration = Duration::from_secs(30);
@@ -156,6 +158,20 @@ impl Cluster {
     /// Adds a pod on a node; end with [`ClusterPodBuilder::start`].
     pub fn pod(&self, node: &Node, name: &str) -> ClusterPodBuilder {
         ClusterPodBuilder::new(self, node, name)
+    }
+
+    /// Tells of a pod of namespace `demo` on a node that is there in the cluster only, for a cluster that is full.
+    pub fn only_told(&self, node: &Node, name: &str, ips: &[IpAddr]) -> Result {
+        self.account(MANY.0, MANY.1)?;
+        let annotations = json!({ "ambient.istio.io/redirection": "enabled" });
+        let metadata = json!({ "name": name, "namespace": MANY.0, "annotations": annotations });
+        super::pod::tell(self, node, &metadata, MANY.1)?;
+        self.set_readiness(name, ips, true)
+    }
+
+    /// As [`Cluster::set_ready`], for a pod of [`Cluster::only_told`].
+    pub fn set_readiness(&self, name: &str, ips: &[IpAddr], ready: bool) -> Result {
+        super::pod::tell_readiness(self, (MANY.0, name), ips, ready)
     }
 
     /// Tells that a pod is ready, or that it is not.

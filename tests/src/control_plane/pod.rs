@@ -84,37 +84,54 @@ impl ClusterPodBuilder {
         if self.meshed {
             annotations.insert("ambient.istio.io/redirection".to_owned(), "enabled".into());
         }
-        self.cluster.api().apply(&json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {
-                "name": self.name,
-                "namespace": self.namespace,
-                "labels": self.labels,
-                "annotations": annotations,
-            },
-            "spec": {
-                "nodeName": self.node.name(),
-                "serviceAccountName": account,
-                "containers": [{ "name": "app", "image": "app" }],
-            },
-        }))?;
+        let metadata = json!({
+            "name": self.name,
+            "namespace": self.namespace,
+            "labels": self.labels,
+            "annotations": annotations,
+        });
+        tell(&self.cluster, &self.node, &metadata, &account)?;
         tell_status(&self.cluster, &pod, self.ready)?;
         Ok(pod)
     }
 }
 
-/// Says of a pod what its kubelet would.
-pub(super) fn tell_status(cluster: &Cluster, pod: &Pod, ready: bool) -> Result {
-    let mut object = json!({
+/// Says of a pod what its Deployment and the scheduler would.
+pub(super) fn tell(cluster: &Cluster, node: &Node, metadata: &Value, account: &str) -> Result {
+    let object = json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": { "name": pod.name(), "namespace": pod.namespace() },
+        "metadata": metadata,
+        "spec": {
+            "nodeName": node.name(),
+            "serviceAccountName": account,
+            "containers": [{ "name": "app", "image": "app" }],
+        },
     });
+    cluster.api().apply(&object).map(drop)
+}
+
+/// Says of a pod what its kubelet would.
+pub(super) fn tell_status(cluster: &Cluster, pod: &Pod, ready: bool) -> Result {
     let of_family = |v6: bool| pod.ips().iter().copied().find(|ip| ip.is_ipv6() == v6);
     // Kubernetes knows at most one address of each family.
     let ips: Vec<IpAddr> = [of_family(false), of_family(true)].into_iter().flatten().collect();
-    fill_status(&mut object, &ips, ready);
+    tell_readiness(cluster, (pod.namespace(), pod.name()), &ips, ready)
+}
+
+/// The same of a pod by its namespace and name.
+pub(super) fn tell_readiness(
+    cluster: &Cluster,
+    (namespace, name): (&str, &str),
+    ips: &[IpAddr],
+    ready: bool,
+) -> Result {
+    let mut object = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": name, "namespace": namespace },
+    });
+    fill_status(&mut object, ips, ready);
     cluster.api().apply_status(&object).map(drop)
 }
 

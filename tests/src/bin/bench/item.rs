@@ -2,7 +2,7 @@
 
 use crate::{
     case::{CHURNS, Case, FLOWS},
-    enrolment,
+    enrolment, istiod_churn,
     memory::{self, MESHES, Mesh},
     mesh_churn, mesh_load, restart,
 };
@@ -16,6 +16,7 @@ pub(crate) enum Item {
     Enrolment,
     MeshLoad,
     MeshChurn,
+    IstiodChurn,
     Restart,
 }
 
@@ -29,6 +30,7 @@ impl Item {
             Self::Enrolment => enrolment::NAME.0,
             Self::MeshLoad => mesh_load::NAME.0,
             Self::MeshChurn => mesh_churn::NAME.0,
+            Self::IstiodChurn => istiod_churn::NAME.0,
             Self::Restart => restart::NAME.0,
         }
     }
@@ -42,6 +44,7 @@ impl Item {
             Self::Enrolment => enrolment::NAME.1,
             Self::MeshLoad => mesh_load::NAME.1,
             Self::MeshChurn => mesh_churn::NAME.1,
+            Self::IstiodChurn => istiod_churn::NAME.1,
             Self::Restart => restart::NAME.1,
         }
     }
@@ -53,7 +56,7 @@ pub(crate) fn picked(parts: &[String]) -> Vec<Item> {
     let all = (FLOWS.iter().map(Item::Traffic))
         .chain(MESHES.iter().map(Item::Mesh))
         .chain([Item::Connections, Item::Enrolment])
-        .chain([Item::MeshLoad, Item::MeshChurn, Item::Restart])
+        .chain([Item::MeshLoad, Item::MeshChurn, Item::IstiodChurn, Item::Restart])
         .chain(CHURNS.iter().map(Item::Traffic));
     all.filter(|item| parts.is_empty() || parts.iter().any(|part| item.name().contains(part)))
         .collect()

@@ -17,6 +17,7 @@ mod compare;
 mod cpu;
 mod enrolment;
 mod goal;
+mod istiod_churn;
 mod item;
 mod load;
 mod machine;
@@ -164,6 +165,7 @@ fn measure(items: &[Item], pace: Pace) -> Result<Report> {
             Item::Enrolment => enrolment::row(&pace),
             Item::MeshLoad => mesh_load::row(&pace),
             Item::MeshChurn => mesh_churn::row(&pace),
+            Item::IstiodChurn => istiod_churn::row(&pace),
             Item::Restart => restart::row(&pace),
         };
         sweep::leave_to_interrupt();
