@@ -38,7 +38,8 @@ impl World {
         let server = cluster.pod(far, "server").label("app", "server").start()?;
         let agents = [cluster.agent(near)?, cluster.agent(far)?];
         for pod in [&client, &other, &server] {
-            pod.enrol()?;
+            // Plaintext as policies say.
+            pod.enrol_with(None)?;
         }
         for agent in &agents {
             cluster.settled(agent)?;

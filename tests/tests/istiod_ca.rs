@@ -165,7 +165,7 @@ fn a_certificate_that_ends_while_the_ca_is_away_closes_to_new_connections_until_
 
 #[test]
 fn certificates_that_have_not_begun_or_are_over_are_not_used_and_that_is_told() -> Result {
-    for (terms, word) in [(Terms::FUTURE, "begins in"), (Terms::EXPIRED, "expired")] {
+    for (terms, word) in [(Terms::FUTURE, "begins in"), (Terms::EXPIRED, "ended")] {
         let under = with_terms("dates", terms)?;
         let (client, server) = (&under.scene.client, &under.scene.server);
         let echo = server.echo(PORT)?;
