@@ -68,9 +68,10 @@ fn one_bad_resource_is_refused_by_name_and_field_and_the_others_of_its_response_
         for agent in &under.scene.agents {
             under.sizes(agent, [workloads, services, policies])?;
         }
-        let refused = under
-            .istiod
-            .wait_for(seen, "a refusal", |event| matches!(event, Event::Nacked { .. }))?;
+        let refused = under.istiod.wait_for(seen, "a refusal", |event| {
+            // The other agent's of the round before may come late.
+            matches!(event, Event::Nacked { reason, .. } if reason.contains(named))
+        })?;
         let Event::Nacked { reason, .. } = &refused else {
             panic!("{refused:?}")
         };

@@ -67,25 +67,24 @@ impl PodProxy {
         }
     }
 
-    /// Cuts what the mesh no longer allows, for ever.
+    /// Cuts what the mesh no longer allows, for ever. A pod that the mesh has forgotten is judged by what it was last: it is
+    /// being deleted and drains, or the mesh knows it again in a moment.
     async fn review(&self) {
         let mut mesh = self.mesh.clone();
         let mut judged = None;
+        let mut known = self.workload_now();
         loop {
             mesh.changed().await;
             let snapshot = mesh.current();
-            let pod = self.workload_in(&snapshot);
+            known = self.workload_in(&snapshot).or(known);
+            let Some(pod) = known.clone() else { continue };
             // A mesh may change many times a second, but hardly ever in what a verdict rests on.
-            let rests_on = Some((pod.clone(), snapshot.policy_set()));
+            let rests_on = Some((Arc::clone(&pod), snapshot.policy_set()));
             if judged == rests_on {
                 continue;
             }
             judged = rests_on;
             let verdict = |subject: &Subject| {
-                let Some(pod) = &pod else {
-                    let text = "the mesh no longer knows this pod";
-                    return Some(CloseReason::new(CloseCode::PodLeft, text));
-                };
                 let Subject {
                     source_ip,
                     source,
@@ -96,7 +95,7 @@ impl PodProxy {
                     source: Some(source),
                     destination: *destination,
                 };
-                denial(&policy::authorize(&snapshot, pod, &connection), Phase::Relay)
+                denial(&policy::authorize(&snapshot, &pod, &connection), Phase::Relay)
             };
             let tables: [&Connections; 2] = [&self.parts.streams, &self.outgoing];
             for table in tables {

@@ -137,8 +137,6 @@ codes! {
         "the tunnel below the connection was lost", "whether the peer's agent restarted; the network between the nodes";
     PolicyCut "policy-cut" Agent Relay Deny
         "policy changed and no longer allows it", "the policy named";
-    PodLeft "pod-left" Agent Relay None
-        "the mesh no longer knows this pod", "whether the pod is being deleted; the mesh source";
     PodGone "pod-gone" Agent Relay None
         "the pod or its network namespace is gone", "";
     DrainDeadline "drain-deadline" Agent Relay None

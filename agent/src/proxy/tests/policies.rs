@@ -135,18 +135,25 @@ async fn a_policy_that_is_attached_to_the_pod_cuts_its_connections_though_no_pol
 }
 
 #[tokio::test]
-async fn a_pod_that_left_the_mesh_loses_its_connections() {
+async fn a_pod_that_the_mesh_forgets_keeps_its_connections_and_its_policies() {
     let world = World::new();
-    let (client, server) = (world.pod("client").await, world.pod("server").await);
-    let (_near, mut far) = client.connect(&server).await;
+    let (client, friend) = (world.pod("client").await, world.pod("friend").await);
+    let server = world.pod("server").await;
+    let (mut near, mut far) = client.connect(&server).await;
+    let (mut kept, mut kept_far) = friend.connect(&server).await;
     world.change(|mesh| {
         mesh.remove_workload("Kubernetes//Pod/demo/server");
     });
+    near.write_all(b"x").await.unwrap();
+    assert_eq!(far.read(&mut [0; 8]).await.unwrap(), 1);
+    world.add_policy(policy(Action::Deny, "client"));
     assert_eq!(
-        far.read(&mut [0; 8]).await.unwrap_err().kind(),
+        near.read(&mut [0; 8]).await.unwrap_err().kind(),
         io::ErrorKind::ConnectionReset
     );
-    assert_eq!(world.log.line("inbound").await["close"], "pod-left");
+    assert_eq!(world.log.line("inbound").await["close"], "policy-cut");
+    kept.write_all(b"x").await.unwrap();
+    assert_eq!(kept_far.read(&mut [0; 8]).await.unwrap(), 1);
 }
 
 #[tokio::test]
