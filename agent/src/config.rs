@@ -311,12 +311,18 @@ impl Config {
     fn read(reader: &mut Reader, mesh_snapshot: Option<PathBuf>) -> Self {
         let istiod = Istiod::read(reader);
         let mesh = reader.optional_path("mesh");
-        if mesh.is_none() && istiod.xds_address.is_none() {
+        // An address that cannot be read is a mistake of its own.
+        let without_istiod = reader.is_emptied("xds-address");
+        if mesh.is_none() && without_istiod {
             let why = "a mesh source is needed: istiod's address, or a mesh file (--mesh, docs/mesh-file.md)";
             reader.contradiction("xds-address", why.to_owned());
         }
         let embedded_ca = reader.optional_path("embedded-ca");
-        if embedded_ca.is_none() && istiod.ca_address.is_none() {
+        let without_ca = match reader.given.text("ca-address") {
+            None => without_istiod,
+            Some(_) => reader.is_emptied("ca-address"),
+        };
+        if embedded_ca.is_none() && without_ca {
             let why = "a source of certificates is needed: the address of istiod's CA, or --embedded-ca";
             reader.contradiction("ca-address", why.to_owned());
         }

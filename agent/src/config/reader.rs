@@ -46,6 +46,11 @@ impl Reader {
         settings_of(self.verb).any(|setting| setting.flag == flag)
     }
 
+    /// Whether it is given as nothing.
+    pub(super) fn is_emptied(&self, flag: &str) -> bool {
+        self.given.text(flag).is_some_and(|(text, _)| text.is_empty())
+    }
+
     pub(super) fn must_be_given(&mut self, flag: &'static str, why: &str) {
         if let Some(setting) = setting(flag)
             && self.given.text(flag).is_none()

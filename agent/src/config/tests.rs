@@ -421,6 +421,17 @@ fn what_is_missing_is_named_with_its_flag_and_its_variable() {
 }
 
 #[test]
+fn an_address_that_cannot_be_read_is_one_mistake() {
+    let read = NodeConfig::read(words("--node n --xds-address https://"), environment(&[]));
+    let Err(mistakes) = read else {
+        panic!("it starts with nothing")
+    };
+    let mistakes = lines(&mistakes);
+    assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+    assert!(mistakes[0].contains("--xds-address"), "{mistakes:?}");
+}
+
+#[test]
 fn a_flag_of_the_other_command_is_no_unknown_one_and_a_near_miss_is_recognised() {
     assert!(mistake(run("--identity a/b", &[]), "--identity").contains("a flag of isthmus gateway"));
     let near = mistake(run("--drain-dead-line 5s", &[]), "--drain-dead-line");
