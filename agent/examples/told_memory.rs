@@ -163,6 +163,8 @@ fn main() -> Outcome<()> {
     let idle = report("idle", 0, plan.workloads)?;
     let (publisher, mesh) = Mesh::new(Snapshot::empty());
     let mut held = Held::new(publisher);
+    // Whole from the beginning, so that every change is published.
+    held.release();
     let bytes: usize = (0..plan.total()).map(|n| plan.resource(n, n).encoded_len()).sum();
     println!(
         "{} workloads, {} services, {bytes} bytes",
