@@ -31,6 +31,7 @@
 //! | [`addresses`] | the addresses of a workload |
 //! | [`authority`] | the target a CONNECT asks for |
 //! | [`builder`] | collecting objects into a snapshot |
+//! | [`demand`] | asking for what a source does not tell by itself |
 //! | [`draft`] | workloads as sources describe them |
 //! | [`draw`] | picking among equals from one number |
 //! | [`mod@file`] | the mesh file |
@@ -46,6 +47,7 @@
 //! | `slab` | objects by number |
 //! | [`snapshot`] | the indexed whole |
 //! | `tag` | hashes of keys |
+//! | [`wants`] | what a decision depends on, by name |
 //! | [`watch`] | following the mesh file |
 //! | [`waypoint`] | which waypoint stands before a service or workload |
 //! | [`workload`] | workloads: pods, virtual machines, network gateways |
@@ -58,6 +60,7 @@ pub mod address;
 pub mod addresses;
 pub mod authority;
 pub mod builder;
+pub mod demand;
 pub mod draft;
 pub mod draw;
 pub mod file;
@@ -73,6 +76,7 @@ pub mod service;
 mod slab;
 pub mod snapshot;
 mod tag;
+pub mod wants;
 pub mod watch;
 pub mod waypoint;
 pub mod workload;
@@ -83,6 +87,7 @@ mod fixture;
 pub use address::{GatewayAddress, GatewayDestination, NetworkAddress, ServiceKey};
 pub use authority::Authority;
 pub use builder::{Builder, Placed};
+pub use demand::{Asks, Demand, Unanswered};
 pub use draft::Draft;
 pub use listing::Entrances;
 pub use policy::Policy;
@@ -101,6 +106,7 @@ pub const OWN_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
 pub struct Mesh {
     current: Arc<ArcSwap<Snapshot>>,
     version: tokio::sync::watch::Receiver<u64>,
+    demand: Option<Demand>,
 }
 
 /// The writing end of a [`Mesh`].
@@ -122,8 +128,25 @@ impl Mesh {
         let mesh = Self {
             current,
             version: receiver,
+            demand: None,
         };
         (publisher, mesh)
+    }
+
+    /// The same of a source that tells only what it is asked for, and where it hears of that.
+    pub fn on_demand(first: Snapshot) -> (Publisher, Self, Asks) {
+        let (publisher, mesh) = Self::new(first);
+        let (demand, asks) = Demand::new();
+        let mesh = Self {
+            demand: Some(demand),
+            ..mesh
+        };
+        (publisher, mesh, asks)
+    }
+
+    /// Where to ask for what this mesh lacks; none when it has all there is.
+    pub fn demand(&self) -> Option<&Demand> {
+        self.demand.as_ref()
     }
 
     /// The newest snapshot. Never blocks.

@@ -69,7 +69,7 @@ pub use self::{
 use crate::{
     dns::Names,
     identity::{Certificates, SpiffeId},
-    mesh::{Mesh, Snapshot, Workload},
+    mesh::{Mesh, Snapshot, Workload, wants},
     telemetry::{Telemetry, exposition::Families, metric},
 };
 
@@ -263,6 +263,10 @@ impl PodProxy {
     async fn workload_within(&self, wait: Duration) -> Option<Arc<Workload>> {
         if let Some(workload) = self.workload_now() {
             return Some(workload);
+        }
+        if let Some(demand) = self.mesh.demand() {
+            // Nobody else may: istiod tells unasked of the pods of a node it knows.
+            demand.mention(wants::of_own_pod(&self.network, self.sockets.addresses()));
         }
         let mut mesh = self.mesh.clone();
         let known = async {

@@ -16,6 +16,7 @@
 //! | [`store`] | when what istiod told is written to disk |
 //! | `stream` | one call of istiod, as bytes |
 //! | [`told`] | what the client says of itself |
+//! | `wanted` | names that istiod is asked for one by one |
 //! | `versions` | which resources in which versions |
 
 mod back_off;
@@ -35,6 +36,7 @@ pub mod store;
 mod stream;
 pub mod told;
 mod versions;
+mod wanted;
 
 #[cfg(test)]
 mod scripted;
@@ -47,5 +49,5 @@ pub use self::{
     kind::{Kind, Rejected},
     node::Node,
     store::Store,
-    told::{Received, State, Told},
+    told::{OnDemand, Received, State, Told},
 };

@@ -12,7 +12,7 @@ use super::{StartError, failed};
 use crate::{
     config::Config,
     istiod::{Contact, ContactParts},
-    mesh::{self, Mesh, Publisher, Snapshot},
+    mesh::{self, Mesh, Snapshot},
     telemetry::Telemetry,
     xds::{Client, ClientParts, Counters, Disk, Held, Node, Store, Told},
 };
@@ -35,14 +35,14 @@ pub(super) struct MeshSource {
 impl MeshSource {
     /// Serves what is known now, and follows the source from here on. `node` is empty for a gateway.
     pub(super) async fn follow(config: &Config, node: &str, telemetry: &Arc<Telemetry>) -> Result<Self, StartError> {
-        let (publisher, mesh) = Mesh::new(Snapshot::empty());
         match &config.mesh {
             Some(file) => {
+                let (publisher, mesh) = Mesh::new(Snapshot::empty());
                 let (state, told) = watch::channel(String::new());
                 tokio::spawn(mesh::watch::follow(file.clone(), publisher, state));
                 Ok(Self::of_file(mesh, told).await)
             }
-            None => Self::of_istiod(config, node, telemetry, publisher, mesh).await,
+            None => Self::of_istiod(config, node, telemetry).await,
         }
     }
 
@@ -61,20 +61,19 @@ impl MeshSource {
         }
     }
 
-    async fn of_istiod(
-        config: &Config,
-        node: &str,
-        telemetry: &Arc<Telemetry>,
-        publisher: Publisher,
-        mesh: Mesh,
-    ) -> Result<Self, StartError> {
+    async fn of_istiod(config: &Config, node: &str, telemetry: &Arc<Telemetry>) -> Result<Self, StartError> {
         let contact = contact(config)?;
-        if config.istiod.on_demand {
-            // Whoever knows all knows what would be asked for, too.
-            tracing::warn!("--xds-on-demand is not there yet: istiod is asked for the whole mesh");
-        }
+        let (publisher, mesh, asks) = if config.istiod.on_demand {
+            let (publisher, mesh, asks) = Mesh::on_demand(Snapshot::empty());
+            (publisher, mesh, Some(asks))
+        } else {
+            let (publisher, mesh) = Mesh::new(Snapshot::empty());
+            (publisher, mesh, None)
+        };
         let store = config.mesh_snapshot.clone().map(|path| {
-            let origin = format!("{} {}", contact.uri(), config.cluster_id);
+            // What was asked for is a part of the mesh, which must never be taken for the whole.
+            let part = if asks.is_some() { " on demand" } else { "" };
+            let origin = format!("{} {}{part}", contact.uri(), config.cluster_id);
             Store::new(Disk::new(path, &origin))
         });
         let mut held = Held::new(publisher);
@@ -89,7 +88,7 @@ impl MeshSource {
             contact,
             node: our_node(config, node),
             held,
-            on_demand: false,
+            asks,
             counters,
             resumed_from_disk,
             store,

@@ -135,7 +135,8 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         network: Arc::clone(&network),
         tuning: config.common.tuning,
         shards: data,
-        leave_non_mesh: config.leave_non_mesh,
+        // Who is not in a mesh that was asked for in parts may be a member all the same.
+        leave_non_mesh: config.leave_non_mesh && source.mesh.demand().is_none(),
         release_deadline: config.release_deadline,
         stirred,
         telemetry,

@@ -97,6 +97,15 @@ pub struct Endpoint<'a> {
     pub ports: &'a Ports,
 }
 
+/// Whom a name means, by their numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Meant {
+    /// Workloads, also those that serve `services`.
+    pub workloads: Vec<u32>,
+    /// Services, also those that are known by their endpoints alone.
+    pub services: Vec<u32>,
+}
+
 /// What the address of a waypoint or network gateway turned out to be.
 #[derive(Debug, Clone)]
 pub enum GatewayTarget {
@@ -346,6 +355,42 @@ impl Snapshot {
         self.policies.by_key.values()
     }
 
+    /// The workload of a number.
+    pub fn workload_of_slot(&self, slot: u32) -> Option<&Arc<Workload>> {
+        self.workloads.get(slot)
+    }
+
+    /// The numbers of all workloads and services that istiod tells of when it is asked for a name: `NETWORK/IP`,
+    /// `NAMESPACE/HOSTNAME` or the uid of a workload.
+    pub fn meant_by(&self, name: &str) -> Meant {
+        let mut meant = Meant::default();
+        meant
+            .workloads
+            .extend(self.workload_slot(name.into()).map(|(slot, _)| slot));
+        let Some((first, second)) = name.split_once('/') else {
+            return meant;
+        };
+        if let Ok(ip) = second.parse::<IpAddr>() {
+            let ip = ip.to_canonical();
+            let here = self
+                .slots_having(ip)
+                .filter(|(_, workload)| *workload.network == *first);
+            meant.workloads.extend(here.map(|(slot, _)| slot));
+            for service in self.services_claiming(first, ip) {
+                meant.add_service(self.service_slot(&service.key.namespace, &service.key.hostname));
+            }
+        } else {
+            meant.add_service(self.service_slot(first, second));
+            let named = self.named.slots(self.tagger.name(first, second)).filter(|slot| {
+                self.workloads
+                    .get(*slot)
+                    .is_some_and(|workload| *workload.namespace == *first && *workload.hostname == *second)
+            });
+            meant.workloads.extend(named);
+        }
+        meant
+    }
+
     /// Number and workload of a uid.
     pub(super) fn workload_slot(&self, uid: Uid<'_>) -> Option<(u32, &Arc<Workload>)> {
         let mut slots = self.uids.slots(self.tagger.uid(uid));
@@ -386,6 +431,15 @@ impl Snapshot {
     fn services_of<'a>(&'a self, index: &'a Index, tag: u32) -> impl Iterator<Item = &'a Arc<Service>> + Clone {
         let served = index.slots(tag).filter_map(|slot| self.services.get(slot));
         served.filter_map(|served| served.service.as_ref())
+    }
+}
+
+impl Meant {
+    fn add_service(&mut self, found: Option<(u32, &Served)>) {
+        if let Some((slot, served)) = found {
+            self.services.push(slot);
+            self.workloads.extend(&served.members);
+        }
     }
 }
 

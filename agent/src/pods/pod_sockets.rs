@@ -56,6 +56,10 @@ impl Sockets for PodSockets {
         self.addresses.load().contains(&ip)
     }
 
+    fn addresses(&self) -> Vec<IpAddr> {
+        self.addresses.load().to_vec()
+    }
+
     fn original_destination(&self, accepted: &TcpStream) -> io::Result<SocketAddr> {
         // The listener serves both families, so that IPv4 comes as IPv4-mapped.
         accepted

@@ -14,7 +14,7 @@ use crate::{
         StreamError,
         client::{HandshakeError, OpenError},
     },
-    mesh::{HBONE_PORT, route::Deny},
+    mesh::{HBONE_PORT, Unanswered, route::Deny},
     tls::TlsFailure,
 };
 
@@ -130,6 +130,11 @@ impl CloseReason {
     /// A socket that could not be taken up or prepared.
     pub(super) fn of_socket(code: CloseCode, error: &io::Error) -> Self {
         Self::new(code, error.to_string()).with(errno(error))
+    }
+
+    /// It is not known whom an address belongs to, and who knows did not say.
+    pub(super) fn of_unanswered(unanswered: Unanswered) -> Self {
+        Self::new(CloseCode::MeshSilent, unanswered.to_string())
     }
 
     /// No way was found for an outbound connection.

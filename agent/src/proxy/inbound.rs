@@ -27,9 +27,10 @@ use crate::{
     },
     identity::Certificate,
     mesh::{
-        Workload,
+        Snapshot, Workload,
         inbound::admit,
         policy::{self, Connection, Verdict},
+        wants,
     },
 };
 
@@ -186,6 +187,7 @@ impl PodProxy {
         record: &mut Record,
         guard: &Guard,
     ) -> Result<Admitted, Refused> {
+        self.learn_of(request, tunnel).await?;
         let mut mesh = self.mesh.clone();
         let give_up = Instant::now() + wait;
         loop {
@@ -198,6 +200,26 @@ impl PodProxy {
                 }
             }
         }
+    }
+
+    /// Asks, where the mesh is told on demand, for what admission looks up. The client is only mentioned: nothing is
+    /// decided by who it is beyond its identity, which its certificate says.
+    async fn learn_of(&self, request: &ConnectRequest, tunnel: &Accepting) -> Result<(), Refused> {
+        let Some(demand) = self.mesh.demand() else {
+            return Ok(());
+        };
+        demand.mention(vec![wants::of_workload(
+            &self.mesh.current(),
+            &self.network,
+            tunnel.from.ip(),
+        )]);
+        let Some(pod) = self.workload_within(UNKNOWN_POD_WAIT).await else {
+            // Admission says so.
+            return Ok(());
+        };
+        let wants = |mesh: &Snapshot| wants::of_request(mesh, &pod, tunnel.at.ip(), &request.authority);
+        let learnt = Box::pin(demand.learn(&self.mesh, wants)).await;
+        learnt.map_err(|unanswered| unavailable(CloseReason::of_unanswered(unanswered)))
     }
 
     fn admit(
@@ -259,13 +281,7 @@ impl PodProxy {
     }
 
     /// Who the client is: by its address, or by its own word where it came through a gateway.
-    fn note_source(
-        &self,
-        mesh: &crate::mesh::Snapshot,
-        tunnel: &Accepting,
-        request: &ConnectRequest,
-        record: &mut Record,
-    ) {
+    fn note_source(&self, mesh: &Snapshot, tunnel: &Accepting, request: &ConnectRequest, record: &mut Record) {
         let elsewhere = request
             .from_network
             .as_ref()

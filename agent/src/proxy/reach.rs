@@ -21,7 +21,9 @@ use crate::{
     dns::DnsError,
     mesh::{
         Snapshot, Workload,
+        demand::Want,
         route::{self, Deny, Experience, Failed, Flow, Resolved, Route, Shunned},
+        wants,
     },
 };
 
@@ -77,6 +79,12 @@ impl<'a> Search<'a> {
         route::decide(mesh, &flow)
     }
 
+    /// What the decision depends on.
+    fn wants(&self, mesh: &Snapshot) -> Vec<Want> {
+        let resolved = self.names.iter().flat_map(|name| name.addresses.iter().copied());
+        wants::of_connection(mesh, self.source, std::iter::once(self.to.ip()).chain(resolved))
+    }
+
     /// Whether a route leads to a place that is not to be tried any more.
     fn is_over(route: &Route, failed: &[Failed]) -> bool {
         let at = route.dials();
@@ -103,7 +111,12 @@ impl PodProxy {
         record.source.is(&source);
         let mut search = Search::new(&source, to);
         let mut last: Option<CloseReason> = None;
+        let mut is_renewed = false;
         loop {
+            if let Some(demand) = self.mesh.demand() {
+                let learnt = Box::pin(demand.learn(&self.mesh, |mesh| search.wants(mesh))).await;
+                learnt.map_err(CloseReason::of_unanswered)?;
+            }
             let shunned = self.ejections.seen_by(self.witness);
             let route = search.decide(&self.mesh.current(), shunned.as_ref(), &search.failed);
             if let Route::Deny(Deny::NeedsDns { hostname, .. }) = &route
@@ -113,6 +126,12 @@ impl PodProxy {
                 continue;
             }
             if let Route::Deny(deny) = &route {
+                // What is known may have grown old.
+                if let Some(demand) = self.mesh.demand().filter(|_| !is_renewed) {
+                    is_renewed = true;
+                    Box::pin(demand.renew(search.wants(&self.mesh.current()))).await;
+                    continue;
+                }
                 return Err(last.unwrap_or_else(|| denied(deny, search.unresolved.as_ref())));
             }
             if let Some(last) = last.take_if(|_| Search::is_over(&route, &search.failed) || !search.may_go_on()) {

@@ -25,6 +25,11 @@ pub trait Sockets: Send + Sync + 'static {
     /// Is this one of the pod's own addresses?
     fn owns(&self, ip: IpAddr) -> bool;
 
+    /// The pod's own addresses, as far as they are known.
+    fn addresses(&self) -> Vec<IpAddr> {
+        Vec::new()
+    }
+
     /// Where the application that dialled `accepted` wanted to go. A redirected connection keeps it as its local
     /// address.
     ///

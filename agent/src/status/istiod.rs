@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use isthmus_wire::{IstiodState, IstiodStatus, ReceivedStatus, RejectedResource};
+use isthmus_wire::{IstiodState, IstiodStatus, OnDemandStatus, ReceivedStatus, RejectedResource};
 use tokio::{sync::watch, task::AbortHandle};
 
 use crate::xds::{Received, State, Told};
@@ -100,6 +100,11 @@ fn told(told: &Told, out_of_sync: Option<Instant>, now: Moment) -> IstiodStatus 
         addresses: received(&told.addresses, now),
         authorizations: received(&told.authorizations, now),
         stored_mesh_age_seconds: told.resumed_from_disk.map(|written| now.since(written)),
+        on_demand: told.on_demand.map(|on_demand| OnDemandStatus {
+            names: on_demand.names,
+            absent: on_demand.absent,
+            waiting: on_demand.waiting,
+        }),
     }
 }
 
@@ -118,7 +123,7 @@ fn received(received: &Received, now: Moment) -> ReceivedStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xds::Rejected;
+    use crate::xds::{OnDemand, Rejected};
 
     fn ago(now: Moment, seconds: u64) -> SystemTime {
         now.wall - Duration::from_secs(seconds)
@@ -135,6 +140,11 @@ mod tests {
         client.last_error = Some("connection refused".to_owned());
         client.reconnects = 4;
         client.resumed_from_disk = Some(ago(now, 600));
+        client.on_demand = Some(OnDemand {
+            names: 3,
+            absent: 2,
+            waiting: 1,
+        });
         client.addresses.received = Some(ago(now, 20));
         client.addresses.responses = 9;
         client.addresses.rejected = vec![Rejected {
@@ -160,6 +170,11 @@ mod tests {
             },
             authorizations: ReceivedStatus::default(),
             stored_mesh_age_seconds: Some(600),
+            on_demand: Some(OnDemandStatus {
+                names: 3,
+                absent: 2,
+                waiting: 1,
+            }),
         };
         let later = Moment {
             steady: now.steady + Duration::from_secs(60),

@@ -23,16 +23,18 @@ use super::{
     back_off::{self, BackOff, Ending},
     counters::{Counters, Termination},
     held::Held,
+    kind::Kind,
     node::Node,
     response::{Garbage, Responses},
     session::{Manner, OutOfOrder, Session, Taken, begin_of},
     store::Store,
     stream::{Answers, Requests, Unread, is_go_away, requests},
     told::{State, Told},
+    wanted::Wanted,
 };
 use crate::{
     istiod::{ConnectError, Contact, TokenError},
-    mesh::watch::GOOD,
+    mesh::{Asks, watch::GOOD},
     tls::with_causes,
 };
 
@@ -60,8 +62,8 @@ pub struct ClientParts {
     pub node: Node,
     /// What is known already, and where the rest goes.
     pub held: Held,
-    /// Whether workloads and services are asked for one by one.
-    pub on_demand: bool,
+    /// Where questions come from when workloads and services are asked for one by one; none when all are asked for.
+    pub asks: Option<Asks>,
     /// Metrics.
     pub counters: Arc<Counters>,
     /// When what `held` holds was written to disk, if it was loaded from there.
@@ -74,6 +76,8 @@ pub struct ClientParts {
 #[derive(Debug)]
 pub struct Client {
     parts: ClientParts,
+    /// What is asked for one by one.
+    wanted: Option<Wanted>,
     told: watch::Sender<Told>,
     /// [`GOOD`] or what is wrong.
     state: watch::Sender<String>,
@@ -117,7 +121,11 @@ enum Ended {
 impl Client {
     /// A client that does nothing yet.
     #[must_use]
-    pub fn new(parts: ClientParts) -> (Self, News) {
+    pub fn new(mut parts: ClientParts) -> (Self, News) {
+        let mut wanted = parts.asks.take().map(Wanted::new);
+        if let Some(wanted) = wanted.as_mut().filter(|_| parts.resumed_from_disk.is_some()) {
+            wanted.release();
+        }
         let address = parts.contact.uri().to_string();
         let first = match parts.resumed_from_disk {
             Some(_) => GOOD.to_owned(),
@@ -126,10 +134,12 @@ impl Client {
         let (state, state_seen) = watch::channel(first);
         let (told, told_seen) = watch::channel(Told {
             resumed_from_disk: parts.resumed_from_disk,
+            on_demand: wanted.as_ref().map(Wanted::told_of),
             ..Told::new(address)
         });
         let client = Self {
             parts,
+            wanted,
             told,
             state,
             back_off: BackOff::default(),
@@ -167,6 +177,9 @@ impl Client {
                 Ok(never) => match never {},
                 Err(ended) => ended,
             };
+            if let Some(wanted) = &mut self.wanted {
+                wanted.end();
+            }
             let ending = Ending {
                 manner: ended.manner(),
                 answered,
@@ -177,7 +190,7 @@ impl Client {
             self.tell_end(&ended, ending, wait);
             let waited = sleep(wait);
             tokio::pin!(waited);
-            while self.or_store(&mut waited).await.is_none() {}
+            while self.or_else(&mut waited).await.is_none() {}
             self.told.send_modify(|told| {
                 told.reconnects += 1;
                 told.turn(State::Connecting);
@@ -187,10 +200,17 @@ impl Client {
 
     /// One stream, from its opening to its end.
     async fn stream(&mut self, answered: &mut bool) -> Result<Infallible, Ended> {
-        let headers = self.parts.contact.headers()?;
-        let channel = self.parts.contact.connect().await?;
+        let contact = self.parts.contact.clone();
+        let headers = contact.headers()?;
+        let connecting = contact.connect();
+        tokio::pin!(connecting);
+        let channel = loop {
+            if let Some(connected) = self.or_else(&mut connecting).await {
+                break connected?;
+            }
+        };
         let manner = Manner {
-            on_demand: self.parts.on_demand,
+            on_demand: self.wanted.as_mut().map(Wanted::begin),
             resume_bytes: self.resume_bytes,
         };
         let (mut session, first) = Session::open(&self.parts.node, manner, &mut self.parts.held);
@@ -211,9 +231,13 @@ impl Client {
             let first = answers.next().await?;
             Ok::<_, Status>((answers, first))
         };
-        let (mut answers, first) = timeout(patience, opening)
-            .await
-            .map_err(|_| Ended::Silent(patience))??;
+        let opening = timeout(patience, opening);
+        tokio::pin!(opening);
+        let (mut answers, first) = loop {
+            if let Some(opened) = self.or_else(&mut opening).await {
+                break opened.map_err(|_| Ended::Silent(patience))??;
+            }
+        };
         let mut responses = Responses::default();
         let mut chunk = first.ok_or(Ended::Complete)?;
         loop {
@@ -222,25 +246,69 @@ impl Client {
             // A whole mesh is some thousand chunks, and others want this thread as well.
             tokio::task::yield_now().await;
             chunk = loop {
-                if let Some(next) = self.or_store(answers.next()).await {
+                self.demand(&requests)?;
+                if let Some(next) = self.or_else(answers.next()).await {
                     break next?.ok_or(Ended::Complete)?;
                 }
             };
         }
     }
 
-    /// Waits for something, or writes what is due to disk. Nothing is lost of what is not waited for to the end.
-    async fn or_store<F: Future>(&mut self, awaited: F) -> Option<F::Output> {
-        let Some(store) = &mut self.parts.store else {
-            return Some(awaited.await);
+    /// Waits for something, or does what else is due: to write to disk, to hear what is asked for. Nothing is lost of what
+    /// is not waited for to the end.
+    async fn or_else<F: Future>(&mut self, awaited: F) -> Option<F::Output> {
+        let Self { parts, wanted, .. } = self;
+        let to_store = async {
+            match &parts.store {
+                Some(store) => store.due().await,
+                None => std::future::pending().await,
+            }
+        };
+        let asked = async {
+            match wanted {
+                Some(wanted) => wanted.stir().await,
+                None => std::future::pending().await,
+            }
         };
         tokio::select! {
             biased;
             done = awaited => return Some(done),
-            () = store.due() => {}
+            () = to_store => {
+                if let Some(store) = &mut parts.store {
+                    store.write(|| parts.held.contents()).await;
+                }
+            }
+            () = asked => self.hear(),
         }
-        store.write(|| self.parts.held.contents()).await;
         None
+    }
+
+    /// Takes in what is asked for, and tells of it.
+    fn hear(&mut self) {
+        let Some(wanted) = &mut self.wanted else { return };
+        wanted.look();
+        let now = Some(wanted.told_of());
+        self.told
+            .send_if_modified(|told| std::mem::replace(&mut told.on_demand, now) != now);
+    }
+
+    /// Says to istiod what is asked for now, and what not any more.
+    fn demand(&mut self, requests: &Requests) -> Result<(), Ended> {
+        self.hear();
+        let Some(wanted) = &mut self.wanted else { return Ok(()) };
+        let dropped = wanted.tidy(&mut self.parts.held, &self.parts.node.node_name);
+        if dropped > 0 {
+            info!(dropped, "what no pod has used for long is given up");
+            if let Some(store) = &mut self.parts.store {
+                store.changed();
+            }
+        }
+        if requests.has_room() {
+            for request in wanted.requests(&self.parts.held) {
+                requests.send(&request)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes what arrived, and answers what is complete.
@@ -254,6 +322,7 @@ impl Client {
         responses.feed(chunk);
         while let Some(event) = responses.event()? {
             if let Some(taken) = session.take(event, &mut self.parts.held)? {
+                self.answer(&taken);
                 if let Some(answer) = &taken.answer {
                     requests.send(answer)?;
                 }
@@ -261,6 +330,18 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Lets those go on who waited for what istiod has said now.
+    fn answer(&mut self, taken: &Taken) {
+        let Some(wanted) = &mut self.wanted else { return };
+        if taken.synced {
+            wanted.release();
+        }
+        if taken.kind == Some(Kind::Address) {
+            wanted.told(&taken.there, &taken.gone);
+        }
+        self.hear();
     }
 
     fn tell(&mut self, taken: &Taken) {
@@ -273,6 +354,8 @@ impl Client {
             removed,
             swept,
             rejected,
+            there: _,
+            gone: _,
             answer: _,
         } = taken;
         self.parts.counters.message(*kind, *bytes);

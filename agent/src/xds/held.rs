@@ -1,6 +1,6 @@
 //! Everything istiod told, and in which versions: applies resources, and knows what to resume with and what has gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use isthmus_istio::discovery;
@@ -173,6 +173,53 @@ impl Held {
                 policies.len()
             }
         };
+        self.publish();
+        dropped
+    }
+
+    /// Whether a resource that is held is called so.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.workload(name).is_some() || self.service(name).is_some()
+    }
+
+    /// Whether there is anything under a name that istiod may be asked for.
+    pub(super) fn has(&self, name: &str) -> bool {
+        !self.builder.mesh().meant_by(name).workloads.is_empty()
+    }
+
+    /// The workloads that come with a name, and their versions.
+    pub(super) fn endpoints_of(&self, name: &str) -> Vec<(String, String)> {
+        let (mesh, told) = (self.builder.mesh(), &self.told.workloads);
+        let slots = mesh.meant_by(name).workloads.into_iter();
+        let held = slots.filter(|slot| told.is_held(*slot));
+        held.filter_map(|slot| Some((mesh.workload_of_slot(slot)?.uid().to_string(), told.version(slot))))
+            .collect()
+    }
+
+    /// Drops and publishes all workloads and services but those that one of `names` means, and workloads of `node`. Gives
+    /// the names of what is dropped.
+    pub(super) fn keep_only<'a>(&mut self, names: impl Iterator<Item = &'a str>, node: &str) -> Vec<String> {
+        let mesh = self.builder.build();
+        let (mut workloads, mut services) = (HashSet::new(), HashSet::new());
+        for name in names {
+            let meant = mesh.meant_by(name);
+            workloads.extend(meant.workloads);
+            services.extend(meant.services);
+        }
+        let mut dropped = Vec::new();
+        for (slot, workload) in mesh.numbered_workloads() {
+            let is_here = !node.is_empty() && *workload.locality.node == *node;
+            if !is_here && !workloads.contains(&slot) && self.told.workloads.is_held(slot) {
+                dropped.push(workload.uid().to_string());
+                self.forget_workload(slot);
+            }
+        }
+        for (slot, service) in mesh.numbered_services() {
+            if !services.contains(&slot) && self.told.services.is_held(slot) {
+                dropped.push(service.key.to_string());
+                self.forget_service(slot);
+            }
+        }
         self.publish();
         dropped
     }

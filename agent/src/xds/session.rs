@@ -3,6 +3,9 @@
 //! istiod answers the first request of each kind, also when nothing changed since: in full but for what was listed with
 //! the version it has, and it names what was listed and is no more (pilot/pkg/xds/workload.go, `GenerateDeltas`). So what
 //! was neither listed nor sent with that answer has gone, and is swept. Policies have no versions: all of them are sent.
+//!
+//! On demand the first request asks for what is listed and for names that are wanted, and its answer is about these and
+//! what istiod tells unasked. The same holds then: what was not listed, for want of room, nobody follows any more.
 
 use std::mem;
 
@@ -21,6 +24,8 @@ const MOST_REJECTED: usize = 64;
 const MOST_REFUSAL_BYTES: usize = 4 << 10;
 /// Bytes of what a refusal says of one resource.
 const MOST_REASON_BYTES: usize = 512;
+/// Bytes of a request that a name takes beside its own.
+const MOST_AROUND_A_NAME: usize = 8;
 /// gRPC's INVALID_ARGUMENT.
 const INVALID_ARGUMENT: i32 = 3;
 
@@ -28,14 +33,15 @@ const INVALID_ARGUMENT: i32 = 3;
 #[derive(Debug)]
 pub struct Session {
     answered: Vec<Kind>,
+    on_demand: bool,
     response: Response,
 }
 
 /// How a stream begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manner {
-    /// Workloads and services are asked for one by one.
-    pub on_demand: bool,
+    /// Workloads and services are asked for one by one, these first; none when all are.
+    pub on_demand: Option<Vec<String>>,
     /// Bytes that what is held may take in the first request of a kind.
     pub resume_bytes: usize,
 }
@@ -59,6 +65,10 @@ pub struct Taken {
     pub swept: usize,
     /// What was not taken, the first of them.
     pub rejected: Vec<Rejected>,
+    /// On demand: the names of the workloads and services that came, by which they may have been asked for.
+    pub there: Vec<String>,
+    /// On demand: the names of which istiod says that there is nothing.
+    pub gone: Vec<String>,
     /// What to answer; nothing to a response that wants none.
     pub answer: Option<DeltaDiscoveryRequest>,
 }
@@ -78,6 +88,8 @@ struct Response {
     refused: Refused,
     upserted: u64,
     removed: u64,
+    there: Vec<String>,
+    gone: Vec<String>,
 }
 
 #[derive(Debug, Default)]
@@ -89,20 +101,33 @@ struct Refused {
 impl Session {
     /// Begins a stream: its first requests, in order.
     pub fn open(node: &Node, manner: Manner, held: &mut Held) -> (Self, Vec<DeltaDiscoveryRequest>) {
+        let Manner {
+            on_demand,
+            resume_bytes,
+        } = manner;
+        let is_on_demand = on_demand.is_some();
+        let names = on_demand.unwrap_or_default();
+        let taken = names.iter().map(|name| name.len() + MOST_AROUND_A_NAME).sum();
+        let mut names = Some(names);
         let requests = Kind::ALL.into_iter().map(|kind| {
-            // A request that names nothing asks for all. To ask for nothing yet, everything is asked for and taken back.
-            let all = if manner.on_demand && kind == Kind::Address {
-                vec!["*".to_owned()]
-            } else {
-                Vec::new()
-            };
-            DeltaDiscoveryRequest {
+            let mut request = DeltaDiscoveryRequest {
                 type_url: kind.url().to_owned(),
-                resource_names_subscribe: all.clone(),
-                resource_names_unsubscribe: all,
-                initial_resource_versions: held.open_stream(kind, manner.resume_bytes).into_iter().collect(),
                 ..DeltaDiscoveryRequest::default()
+            };
+            let mut most_bytes = resume_bytes;
+            // A request that names nothing asks for all. To ask for little or nothing, everything is asked for and taken
+            // back.
+            if is_on_demand && kind == Kind::Address {
+                let all = "*".to_owned();
+                request.resource_names_unsubscribe = vec![all.clone()];
+                request.resource_names_subscribe = vec![all];
+                request
+                    .resource_names_subscribe
+                    .extend(names.take().unwrap_or_default());
+                most_bytes = most_bytes.saturating_sub(taken);
             }
+            request.initial_resource_versions = held.open_stream(kind, most_bytes).into_iter().collect();
+            request
         });
         let mut requests: Vec<_> = requests.collect();
         if let Some(first) = requests.first_mut() {
@@ -110,6 +135,7 @@ impl Session {
         }
         let session = Self {
             answered: Vec::new(),
+            on_demand: is_on_demand,
             response: Response::default(),
         };
         (session, requests)
@@ -122,7 +148,13 @@ impl Session {
     pub fn take(&mut self, event: Event, held: &mut Held) -> Result<Option<Taken>, OutOfOrder> {
         let response = &mut self.response;
         match event {
-            Event::Resource(resource) => response.upsert(resource, held),
+            Event::Resource(resource) => {
+                if self.on_demand {
+                    response.there.push(resource.name.clone());
+                    response.there.extend_from_slice(&resource.aliases);
+                }
+                response.upsert(resource, held);
+            }
             Event::Unreadable(reason) => response.refused.add(Rejected {
                 name: String::new(),
                 reason,
@@ -133,6 +165,9 @@ impl Session {
                 if let Some(kind) = Kind::of_url(url) {
                     held.remove(kind, &name);
                     response.removed += 1;
+                    if self.on_demand {
+                        response.gone.push(name);
+                    }
                 }
             }
             Event::End { nonce, bytes } => return Ok(Some(self.end(nonce, bytes, held))),
@@ -182,6 +217,8 @@ impl Session {
             removed: response.removed,
             swept,
             rejected: response.refused.first,
+            there: response.there,
+            gone: response.gone,
             answer,
         }
     }

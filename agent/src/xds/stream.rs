@@ -53,6 +53,11 @@ pub(super) fn requests() -> (Requests, RequestBody) {
 }
 
 impl Requests {
+    /// Whether there is room for more than answers.
+    pub(super) fn has_room(&self) -> bool {
+        self.0.capacity() > MOST_REQUESTS / 2
+    }
+
     /// Sends a request, without waiting for it to be read.
     pub(super) fn send(&self, request: &DeltaDiscoveryRequest) -> Result<(), Unread> {
         let length = request.encoded_len();

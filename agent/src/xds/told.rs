@@ -28,6 +28,19 @@ pub struct Told {
     pub authorizations: Received,
     /// When what was loaded from disk had been written; none when nothing was loaded.
     pub resumed_from_disk: Option<SystemTime>,
+    /// What is asked for one by one; none when all there is is asked for.
+    pub on_demand: Option<OnDemand>,
+}
+
+/// What is asked for one by one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnDemand {
+    /// Names in use.
+    pub names: usize,
+    /// Those that istiod has nothing for.
+    pub absent: usize,
+    /// Connections that wait for an answer.
+    pub waiting: usize,
 }
 
 /// What the client does.
@@ -71,6 +84,7 @@ impl Told {
             addresses: Received::default(),
             authorizations: Received::default(),
             resumed_from_disk: None,
+            on_demand: None,
         }
     }
 

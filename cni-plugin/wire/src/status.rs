@@ -111,6 +111,20 @@ pub struct IstiodStatus {
     pub authorizations: ReceivedStatus,
     /// Age of the mesh that was loaded from disk at the start, in seconds; none when none was.
     pub stored_mesh_age_seconds: Option<u64>,
+    /// What is asked for one by one; none when all there is is asked for.
+    #[serde(default)]
+    pub on_demand: Option<OnDemandStatus>,
+}
+
+/// What an agent asks istiod for one by one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnDemandStatus {
+    /// Names in use: addresses, services and workloads.
+    pub names: usize,
+    /// Those that istiod has nothing for.
+    pub absent: usize,
+    /// Connections that wait for an answer.
+    pub waiting: usize,
 }
 
 /// What an agent does about istiod.

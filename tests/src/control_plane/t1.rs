@@ -87,8 +87,11 @@ impl T1 {
             one.agent_with(&first.node, options.clone())?,
             two.agent_with(&other.node, options.clone())?,
         ];
-        for (cluster, agent) in clusters.iter().zip(&agents) {
-            cluster.settled(agent)?;
+        // Who asks on demand never holds everything.
+        if !options.arguments.iter().any(|argument| argument == "--xds-on-demand") {
+            for (cluster, agent) in clusters.iter().zip(&agents) {
+                cluster.settled(agent)?;
+            }
         }
         for pod in [&first.client, &first.server, &other.client, &other.server] {
             pod.enrol()?;

@@ -19,7 +19,7 @@ use tokio::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    resource::{Kind, News},
+    resource::{Kind, News, workload_of},
     script::Answer,
     seen::Event,
     shared::Shared,
@@ -62,6 +62,8 @@ struct Session {
     number: u64,
     answers: Answers,
     watched: HashMap<Kind, Watched>,
+    /// The caller's node, of whose workloads it is told unasked.
+    node: String,
     responses: u64,
 }
 
@@ -87,6 +89,7 @@ impl Session {
             number,
             answers,
             watched: HashMap::new(),
+            node: String::new(),
             responses: 0,
         }
     }
@@ -131,56 +134,70 @@ impl Session {
                 return Ok(());
             }
         }
+        if let Some(node) = &request.node {
+            self.node = metadata(node).remove("NODE_NAME").unwrap_or_default();
+        }
         self.shared.note(asked(stream, kind, &request));
         self.shared.asked(stream, kind);
-        let (put, removed, number) = self.wanted(kind, &request);
-        self.send(kind, put, removed, number).await
+        match self.wanted(kind, &request) {
+            Some((put, removed, number)) => self.send(kind, put, removed, number).await,
+            None => Ok(()),
+        }
     }
 
-    /// What a request is answered with, and the number of the last change in it.
-    fn wanted(&mut self, kind: Kind, request: &DeltaDiscoveryRequest) -> (Vec<Resource>, Vec<String>, u64) {
+    /// What a request is answered with, and the number of the last change in it; none when it asks for nothing new.
+    fn wanted(&mut self, kind: Kind, request: &DeltaDiscoveryRequest) -> Option<(Vec<Resource>, Vec<String>, u64)> {
         let is_first = !self.watched.contains_key(&kind);
         let watched = self.watched.entry(kind).or_default();
         let star = |names: &[String]| names.iter().any(|name| name == "*");
         if is_first {
-            watched.all = request.resource_names_subscribe.is_empty() || star(&request.resource_names_subscribe);
+            let subscribed = &request.resource_names_subscribe;
+            watched.all = (subscribed.is_empty() || star(subscribed)) && !star(&request.resource_names_unsubscribe);
         }
-        if star(&request.resource_names_unsubscribe) {
-            watched.all = false;
+        let initial = &request.initial_resource_versions;
+        let named = request.resource_names_subscribe.iter().chain(initial.keys());
+        let named: BTreeSet<&String> = named.filter(|name| *name != "*").collect();
+        if watched.all {
+            let number = self.shared.resources(|resources| resources.number);
+            watched.number = number;
+            return Some(self.shared.resources(|resources| {
+                let gone = initial.keys().filter(|name| !resources.has(kind, name)).cloned();
+                let news = resources.all(kind).filter(|one| is_news(one, initial)).cloned();
+                (news.collect(), gone.collect(), number)
+            }));
+        }
+        let mut is_changed = is_first;
+        for name in &named {
+            is_changed |= watched.names.insert((*name).clone());
         }
         for name in &request.resource_names_unsubscribe {
-            watched.names.remove(name);
+            is_changed |= watched.names.remove(name);
         }
-        let named: Vec<&String> = request
-            .resource_names_subscribe
-            .iter()
-            .filter(|name| *name != "*")
-            .collect();
-        watched.names.extend(named.iter().copied().cloned());
-        let initial = &request.initial_resource_versions;
-        let all = watched.all;
+        if !is_changed {
+            return None;
+        }
+        let node = &self.node;
         let (put, removed, number) = self.shared.resources(|resources| {
-            let mut put: Vec<Resource> = Vec::new();
+            let mut put: BTreeMap<&String, &Resource> = BTreeMap::new();
             let mut removed: Vec<String> = Vec::new();
-            if is_first {
-                removed.extend(initial.keys().filter(|name| !resources.has(kind, name)).cloned());
-            }
-            if all && is_first {
-                put.extend(resources.all(kind).filter(|one| is_news(one, initial)).cloned());
-            }
             for name in named {
                 let found = resources.found(kind, name);
                 if found.is_empty() {
                     removed.push(name.clone());
                 }
-                put.extend(found.into_iter().filter(|one| is_news(one, initial)).cloned());
+                put.extend(found.into_iter().map(|one| (&one.name, one)));
             }
-            (put, removed, resources.number)
+            put.extend(unasked(resources.all(kind), node, watched).map(|one| (&one.name, one)));
+            // A request that asks for nothing is answered so by the real one.
+            if put.is_empty() && removed.is_empty() {
+                removed.extend(watched.names.iter().cloned());
+            }
+            watched.names.extend(put.keys().copied().cloned());
+            let news = put.into_values().filter(|one| is_news(one, initial)).cloned();
+            (news.collect(), removed, resources.number)
         });
-        if let Some(watched) = self.watched.get_mut(&kind) {
-            watched.number = number;
-        }
-        (put, removed, number)
+        watched.number = number;
+        Some((put, removed, number))
     }
 
     async fn tell(&mut self, news: &News) -> Result<(), Over> {
@@ -191,13 +208,15 @@ impl Session {
             return Ok(());
         }
         watched.number = news.number;
-        let concerns = |name: &String, aliases: &[String]| {
-            watched.all || watched.names.contains(name) || aliases.iter().any(|alias| watched.names.contains(alias))
-        };
-        let put = news.put.iter().filter(|one| concerns(&one.name, &one.aliases));
-        let put: Vec<Resource> = put.cloned().collect();
-        let removed = news.removed.iter().filter(|name| concerns(name, &[]));
+        // What was not there when it was asked for is not told of when it comes: changes have the names of resources.
+        let concerns = |name: &String| watched.all || watched.names.contains(name);
+        let removed = news.removed.iter().filter(|name| concerns(name));
         let removed: Vec<String> = removed.cloned().collect();
+        let mut put: Vec<Resource> = news.put.iter().filter(|one| concerns(&one.name)).cloned().collect();
+        if !watched.all {
+            put.extend(unasked(news.put.iter(), &self.node, watched).cloned());
+            watched.names.extend(put.iter().map(|one| one.name.clone()));
+        }
         if put.is_empty() && removed.is_empty() {
             return Ok(());
         }
@@ -242,6 +261,18 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.shared.ended(self.number);
     }
+}
+
+/// Workloads of a node that nobody has asked for.
+fn unasked<'a>(
+    all: impl Iterator<Item = &'a Resource>,
+    node: &str,
+    watched: &Watched,
+) -> impl Iterator<Item = &'a Resource> {
+    all.filter(move |one| {
+        let is_new = !node.is_empty() && !watched.names.contains(&one.name);
+        is_new && workload_of(one).is_some_and(|workload| workload.node == node)
+    })
 }
 
 /// Whether a caller who has these versions must be sent this. Policies have no version and are always sent.

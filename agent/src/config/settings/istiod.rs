@@ -32,7 +32,7 @@ pub(super) const ISTIOD: &[Setting] = &[
         "XDS_ON_DEMAND",
         Switch,
         Value("false"),
-        "Ask istiod only for what pods of this node talk to. Not there yet: it is asked for the whole mesh.",
+        "Ask istiod only for what pods of this node talk to, when they do. Then no connect is left alone.",
     ),
     shared(
         "ca-address",

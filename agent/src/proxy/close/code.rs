@@ -60,6 +60,9 @@ codes! {
         "the application dialled one of the agent's own ports", "what the application was configured to dial";
     PodUnknown "pod-unknown" Agent Decide None
         "the mesh knows no workload for this pod", "`isthmus status`: is the mesh source up to date, is the pod in it?";
+    MeshSilent "mesh-silent" Agent Decide None
+        "istiod, asked on demand, did not say who the destination is",
+        "whether istiod is reached: `isthmus status`; its load";
     NoIdentity "no-identity" Agent Decide IdentityError
         "a workload's data makes no SPIFFE ID", "its trust domain, namespace and service account";
     NoUpstream "no-upstream" Agent Decide Connect

@@ -21,7 +21,7 @@ use crate::{
     dns::Names,
     drain::{DrainTrigger, drain},
     identity::{Certificates, SpiffeId, embedded_ca::EmbeddedCa},
-    mesh::{Builder, Draft, HBONE_PORT, Mesh, Policy, Publisher, Service, workload::Protocol},
+    mesh::{Asks, Builder, Draft, HBONE_PORT, Mesh, Policy, Publisher, Service, workload::Protocol},
     proxy::{Gateway, GatewayParts, PlainSockets, PodFacts, PodProxy, ProxyParts, Sockets, Tuning},
     telemetry::{Format, Telemetry},
 };
@@ -80,6 +80,10 @@ impl Sockets for TestSockets {
         PlainSockets.dialler(None, to)
     }
 
+    fn addresses(&self) -> Vec<IpAddr> {
+        self.own.lock().unwrap().clone()
+    }
+
     fn owns(&self, ip: IpAddr) -> bool {
         self.own.lock().unwrap().contains(&ip)
     }
@@ -125,11 +129,21 @@ pub(super) fn workload(name: &str, ip: Option<IpAddr>) -> Draft {
 
 impl World {
     pub(super) fn new() -> Self {
+        let (publisher, mesh) = Mesh::new(Builder::new().build());
+        Self::of(publisher, mesh)
+    }
+
+    /// A mesh that is told on demand, and where it is asked for.
+    pub(super) fn on_demand() -> (Self, Asks) {
+        let (publisher, mesh, asks) = Mesh::on_demand(Builder::new().build());
+        (Self::of(publisher, mesh), asks)
+    }
+
+    fn of(publisher: Publisher, mesh: Mesh) -> Self {
         let directory = std::env::temp_dir().join(format!("isthmus-proxy-{:032x}", rand::random::<u128>()));
         std::fs::create_dir(&directory).unwrap();
         let ca = EmbeddedCa::create(&directory).unwrap();
         let builder = Builder::new();
-        let (publisher, mesh) = Mesh::new(builder.build());
         let log = AccessLog::default();
         let subscriber = tracing_subscriber::registry().with(log.clone());
         Self {

@@ -1,6 +1,8 @@
 //! What came from istiod and its CA: the way to it, certificates, gateways of other networks.
 
-use isthmus_wire::{CertificateStatus, IstiodState, IstiodStatus, NetworkGateway, ReceivedStatus, Status};
+use isthmus_wire::{
+    CertificateStatus, IstiodState, IstiodStatus, NetworkGateway, OnDemandStatus, ReceivedStatus, Status,
+};
 
 use super::{
     super::table::{Table, printable},
@@ -25,6 +27,15 @@ pub(super) fn istiod(istiod: &IstiodStatus) -> String {
     }
     if istiod.reconnects > 0 {
         parts.push(format!("asked anew {}", times(istiod.reconnects)));
+    }
+    if let Some(OnDemandStatus { names, absent, waiting }) = istiod.on_demand {
+        let waiting = match waiting {
+            0 => String::new(),
+            count => format!(", {count} connections wait"),
+        };
+        parts.push(format!(
+            "on demand: {names} names in use, {absent} of them unknown to it{waiting}"
+        ));
     }
     parts.push(received("workloads and services", &istiod.addresses));
     parts.push(received("policies", &istiod.authorizations));
@@ -168,6 +179,26 @@ mod tests {
             "https://istiod:15012 in sync for 3m10s, stream open for 3m20s, workloads and services 5s ago (12 responses), \
              policies 3m00s ago (1 response)"
         );
+    }
+
+    #[test]
+    fn what_is_asked_on_demand_is_counted_in_the_line() {
+        let mut asking = synced();
+        let mut on_demand = OnDemandStatus {
+            names: 12,
+            absent: 3,
+            waiting: 0,
+        };
+        asking.on_demand = Some(on_demand);
+        let line = istiod(&asking);
+        assert!(
+            line.contains("on demand: 12 names in use, 3 of them unknown to it, workloads"),
+            "{line}"
+        );
+        on_demand.waiting = 2;
+        asking.on_demand = Some(on_demand);
+        let line = istiod(&asking);
+        assert!(line.contains("unknown to it, 2 connections wait, "), "{line}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use isthmus_istio::discovery::{DeltaDiscoveryResponse, Resource};
 use super::*;
 use crate::{
     istiod::{ContactParts, Headers, Roots, Token},
-    mesh::{Mesh, Snapshot},
+    mesh::{Mesh, Publisher, Snapshot},
     telemetry::{Exposition, Format},
     xds::{
         disk::Disk,
@@ -13,6 +13,8 @@ use crate::{
         scripted::{Istiod, pod, policy, response, uid},
     },
 };
+
+mod demand;
 
 /// A client that runs, and what is seen of it.
 struct Running {
@@ -34,7 +36,24 @@ impl Running {
         Self::at(&istiod.address, &istiod.roots, token, adjust)
     }
 
+    /// It asks for nothing unasked.
+    fn on_demand(address: &str, roots: &str) -> Self {
+        let (publisher, mesh, asks) = Mesh::on_demand(Snapshot::empty());
+        Self::of(address, roots, &token(), (publisher, mesh, Some(asks)), |_| {})
+    }
+
     fn at(address: &str, roots: &str, token: &Token, adjust: impl FnOnce(&mut Client)) -> Self {
+        let (publisher, mesh) = Mesh::new(Snapshot::empty());
+        Self::of(address, roots, token, (publisher, mesh, None), adjust)
+    }
+
+    fn of(
+        address: &str,
+        roots: &str,
+        token: &Token,
+        (publisher, mesh, asks): (Publisher, Mesh, Option<Asks>),
+        adjust: impl FnOnce(&mut Client),
+    ) -> Self {
         let roots = Roots::Inline(roots.to_owned());
         let contact = ContactParts {
             address,
@@ -44,7 +63,6 @@ impl Running {
             cluster_id: "east",
             headers: &Headers([("x-extra".to_owned(), "1".to_owned())].into()),
         };
-        let (publisher, mesh) = Mesh::new(Snapshot::empty());
         let counters = Arc::new(Counters::default());
         let parts = ClientParts {
             contact: Contact::new(&contact).unwrap(),
@@ -57,7 +75,7 @@ impl Running {
                 metadata: BTreeMap::new(),
             },
             held: Held::new(publisher),
-            on_demand: false,
+            asks,
             counters: Arc::clone(&counters),
             resumed_from_disk: None,
             store: None,

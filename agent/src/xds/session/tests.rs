@@ -8,7 +8,7 @@ use crate::{
 };
 
 const ALL: Manner = Manner {
-    on_demand: false,
+    on_demand: None,
     resume_bytes: 1 << 20,
 };
 
@@ -77,11 +77,14 @@ fn a_stream_begins_with_a_request_for_all_of_each_kind() {
 }
 
 #[test]
-fn on_demand_nothing_is_asked_for_but_policies() {
+fn on_demand_nothing_is_asked_for_but_what_is_wanted_and_policies() {
     let (publisher, _mesh) = Mesh::new(Snapshot::empty());
-    let manner = Manner { on_demand: true, ..ALL };
+    let manner = Manner {
+        on_demand: Some(vec!["/10.0.0.1".to_owned()]),
+        ..ALL
+    };
     let (_, [addresses, policies]) = begin(manner, &mut Held::new(publisher));
-    assert_eq!(addresses.resource_names_subscribe, ["*"]);
+    assert_eq!(addresses.resource_names_subscribe, ["*", "/10.0.0.1"]);
     assert_eq!(addresses.resource_names_unsubscribe, ["*"]);
     assert!(policies.resource_names_subscribe.is_empty());
     assert!(policies.resource_names_unsubscribe.is_empty());
