@@ -28,7 +28,7 @@ const UP: Duration = Duration::from_secs(10);
 /// istiod collects changes for up to 10 s while they do not end (`PILOT_DEBOUNCE_MAX`).
 const TOLD: Duration = Duration::from_secs(60);
 const PODS: u16 = 500;
-const WRITERS: u16 = 4;
+const WRITERS: u16 = 24;
 
 pub(crate) fn row(pace: &Pace) -> Result<Row> {
     let lab = Lab::with("bench", false)?;
