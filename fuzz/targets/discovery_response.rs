@@ -6,7 +6,9 @@ use isthmus::xds::response::{Event, Garbage, Responses};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
-    let Some((cut, bytes)) = input.split_first() else { return };
+    let Some((cut, bytes)) = input.split_first() else {
+        return;
+    };
     let whole = parse([bytes]);
     let pieces = parse(bytes.chunks(usize::from(*cut).max(1)));
     assert_eq!(whole, pieces, "cut after every {cut} bytes");
