@@ -36,6 +36,8 @@ fuzz_target!(|input: (bool, &[u8])| {
     };
     let (publisher, mesh) = Mesh::new(Snapshot::empty());
     let mut held = Held::new(publisher);
+    // Whole from the beginning, so that every change is published.
+    held.release();
     let taken = held.upsert(kind, resource.clone());
     assert_eq!(taken.is_ok(), read.is_ok(), "{taken:?}, but {read:?}");
     if let Err(rejected) = taken {

@@ -376,6 +376,26 @@ async fn a_pods_first_connection_waits_for_the_mesh_to_learn_of_it() {
     assert_eq!(far.read(&mut [0; 8]).await.unwrap(), 1);
 }
 
+#[tokio::test]
+async fn a_connection_to_a_pod_waits_for_the_mesh_to_learn_of_it() {
+    let world = World::new();
+    let ip = fresh_ip();
+    let server = world.unknown_pod("server", ip, NETWORK).await;
+    let (listener, address) = server.listen().await;
+    let asked = async {
+        let peer = (ip, 15008).into();
+        baggage(&world, "client", peer, "server", &address.to_string()).await
+    };
+    let told = async {
+        until("the tunnel begun", || server.proxy.tunnels() == 1).await;
+        assert!(server.dialled().is_empty());
+        world.add_workload(workload("server", Some(ip)));
+    };
+    let (asked, ()) = tokio::join!(asked, told);
+    asked.unwrap();
+    listener.accept().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_the_mesh_never_learns_of_reaches_nobody() {
     let world = World::new();
