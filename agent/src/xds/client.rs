@@ -354,6 +354,8 @@ impl Client {
             removed,
             swept,
             rejected,
+            healed,
+            is_first,
             there: _,
             gone: _,
             answer: _,
@@ -387,7 +389,7 @@ impl Client {
             info!(?kind, swept, "what istiod does not have any more is dropped");
         }
         self.told.send_modify(|told| {
-            told.of_mut(kind).took(rejected);
+            told.of_mut(kind).took(rejected, healed, *is_first);
             if *synced && told.state != State::Synced {
                 told.last_error = None;
                 told.turn(State::Synced);

@@ -34,6 +34,8 @@ const INVALID_ARGUMENT: i32 = 3;
 pub struct Session {
     answered: Vec<Kind>,
     on_demand: bool,
+    /// What was refused on this stream and did not come right since; [`MOST_REJECTED`] at most, with names of a sane length.
+    bad: Vec<(Kind, String)>,
     response: Response,
 }
 
@@ -65,6 +67,10 @@ pub struct Taken {
     pub swept: usize,
     /// What was not taken, the first of them.
     pub rejected: Vec<Rejected>,
+    /// What was refused before and is right now, or gone.
+    pub healed: Vec<String>,
+    /// Whether it is the first of its kind on this stream: what was refused on another is told of again, if it is still bad.
+    pub is_first: bool,
     /// On demand: the names of the workloads and services that came, by which they may have been asked for.
     pub there: Vec<String>,
     /// On demand: the names of which istiod says that there is nothing.
@@ -88,6 +94,7 @@ struct Response {
     refused: Refused,
     upserted: u64,
     removed: u64,
+    healed: Vec<String>,
     there: Vec<String>,
     gone: Vec<String>,
 }
@@ -136,6 +143,7 @@ impl Session {
         let session = Self {
             answered: Vec::new(),
             on_demand: is_on_demand,
+            bad: Vec::new(),
             response: Response::default(),
         };
         (session, requests)
@@ -153,7 +161,11 @@ impl Session {
                     response.there.push(resource.name.clone());
                     response.there.extend_from_slice(&resource.aliases);
                 }
-                response.upsert(resource, held);
+                let name = (!self.bad.is_empty()).then(|| resource.name.clone());
+                let taken = response.upsert(resource, held);
+                if let Some((kind, name)) = taken.zip(name) {
+                    response.heal(&mut self.bad, kind, name);
+                }
             }
             Event::Unreadable(reason) => response.refused.add(Rejected {
                 name: String::new(),
@@ -166,8 +178,9 @@ impl Session {
                     held.remove(kind, &name);
                     response.removed += 1;
                     if self.on_demand {
-                        response.gone.push(name);
+                        response.gone.push(name.clone());
                     }
+                    response.heal(&mut self.bad, kind, name);
                 }
             }
             Event::End { nonce, bytes } => return Ok(Some(self.end(nonce, bytes, held))),
@@ -179,7 +192,7 @@ impl Session {
         let mut response = mem::take(&mut self.response);
         let url = response.url.take().unwrap_or_default();
         let kind = Kind::of_url(&url);
-        let mut swept = 0;
+        let (mut swept, mut is_first) = (0, false);
         match kind {
             Some(kind) => {
                 for stranger in mem::take(&mut response.strangers) {
@@ -189,6 +202,7 @@ impl Session {
                 }
                 if !self.answered.contains(&kind) {
                     self.answered.push(kind);
+                    is_first = true;
                     swept = held.sweep(kind);
                 }
                 if !response.touched.contains(&kind) {
@@ -197,6 +211,12 @@ impl Session {
             }
             // Nobody asked for it, so nothing is missed; but istiod wants to hear that it came.
             None => response.refused = Refused::default(),
+        }
+        let room = MOST_REJECTED.saturating_sub(self.bad.len());
+        if let Some(kind) = kind {
+            let names = response.refused.first.iter().map(|rejected| &rejected.name);
+            let names = names.filter(|name| name.len() <= MOST_REASON_BYTES).take(room);
+            self.bad.extend(names.map(|name| (kind, name.clone())));
         }
         response.touched.iter().for_each(|kind| held.finish(*kind));
         if self.is_synced() {
@@ -217,6 +237,8 @@ impl Session {
             removed: response.removed,
             swept,
             rejected: response.refused.first,
+            healed: response.healed,
+            is_first,
             there: response.there,
             gone: response.gone,
             answer,
@@ -237,25 +259,40 @@ impl Session {
 }
 
 impl Response {
-    fn upsert(&mut self, mut resource: Resource, held: &mut Held) {
+    /// Gives the kind of a resource that was taken.
+    fn upsert(&mut self, mut resource: Resource, held: &mut Held) -> Option<Kind> {
         let url = resource.resource.as_ref().map(|any| &*any.type_url);
         let Some(kind) = url.and_then(Kind::of_url) else {
             if self.strangers.len() >= MOST_REJECTED {
                 self.refused.more += 1;
-                return;
+                return None;
             }
             if let Some(any) = &mut resource.resource {
                 any.value.clear();
             }
             self.strangers.push(resource);
-            return;
+            return None;
         };
         if !self.touched.contains(&kind) {
             self.touched.push(kind);
         }
         match held.upsert(kind, resource) {
-            Ok(()) => self.upserted += 1,
-            Err(rejected) => self.refused.add(rejected),
+            Ok(()) => {
+                self.upserted += 1;
+                Some(kind)
+            }
+            Err(rejected) => {
+                self.refused.add(rejected);
+                None
+            }
+        }
+    }
+
+    fn heal(&mut self, bad: &mut Vec<(Kind, String)>, kind: Kind, name: String) {
+        let count = bad.len();
+        bad.retain(|(other, bad)| (*other, bad) != (kind, &name));
+        if bad.len() < count {
+            self.healed.push(name);
         }
     }
 }

@@ -66,7 +66,7 @@ pub struct Received {
     pub received: Option<SystemTime>,
     /// Responses since the agent started.
     pub responses: u64,
-    /// The last resources that were not taken, oldest first; [`REJECTED_KEPT`] at most.
+    /// Resources that were not taken and did not come right since, oldest first; the last [`REJECTED_KEPT`] of them.
     pub rejected: Vec<Rejected>,
 }
 
@@ -113,10 +113,15 @@ impl Told {
 }
 
 impl Received {
-    /// A response was taken in, but for these resources.
-    pub fn took(&mut self, rejected: &[Rejected]) {
+    /// A response was taken in, but for the resources that were `rejected`; those of `healed` are right now. The first one
+    /// of a stream tells of all that are still bad.
+    pub fn took(&mut self, rejected: &[Rejected], healed: &[String], is_first: bool) {
         self.received = Some(SystemTime::now());
         self.responses += 1;
+        self.rejected.retain(|old| {
+            let again = rejected.iter().any(|new| new.name == old.name);
+            !is_first && !again && !healed.contains(&old.name)
+        });
         let surplus = (self.rejected.len() + rejected.len()).saturating_sub(REJECTED_KEPT);
         self.rejected.extend_from_slice(rejected);
         self.rejected.drain(..surplus);
@@ -137,13 +142,18 @@ mod tests {
     #[test]
     fn the_last_rejected_resources_are_remembered() {
         let mut received = Received::default();
-        received.took(&[rejected(0), rejected(1)]);
+        received.took(&[rejected(0), rejected(1)], &[], true);
         assert_eq!(received.rejected.len(), 2);
         let many: Vec<_> = (2..40).map(rejected).collect();
-        received.took(&many);
+        received.took(&many, &[], false);
         assert_eq!(received.rejected.len(), REJECTED_KEPT);
         assert_eq!(received.rejected[0].name, "24");
         assert_eq!(received.rejected[15].name, "39");
         assert_eq!(received.responses, 2);
+        received.took(&[rejected(30)], &["39".to_owned(), "99".to_owned()], false);
+        assert_eq!(received.rejected.len(), REJECTED_KEPT - 1);
+        assert_eq!(received.rejected[14].name, "30");
+        received.took(&[], &[], true);
+        assert_eq!(received.rejected, []);
     }
 }

@@ -149,7 +149,7 @@ pub struct ReceivedStatus {
     pub age_seconds: Option<u64>,
     /// Responses since the worker started.
     pub responses: u64,
-    /// The last resources that were not taken, oldest first.
+    /// The last resources that were not taken and did not come right since, oldest first.
     pub rejected: Vec<RejectedResource>,
 }
 

@@ -165,6 +165,29 @@ fn one_bad_resource_is_refused_by_name_and_the_others_are_taken() {
 }
 
 #[test]
+fn what_was_bad_and_is_right_or_gone_is_healed_once() {
+    let (mut held, _mesh) = told();
+    let (mut session, _) = begin(ALL, &mut held);
+    let broken = |name: &str| Resource {
+        name: uid(name),
+        ..Resource::default()
+    };
+    let taken = take(
+        &mut session,
+        &mut held,
+        response(Kind::Address, vec![broken("x"), broken("y"), broken("z")]),
+    );
+    assert!(taken.is_first && taken.healed.is_empty() && taken.rejected.len() == 3);
+    let update = DeltaDiscoveryResponse {
+        removed_resources: vec![uid("y")],
+        ..response(Kind::Address, vec![pod("x", [10, 0, 0, 8], "2"), broken("z")])
+    };
+    let taken = take(&mut session, &mut held, update.clone());
+    assert_eq!((taken.is_first, taken.healed), (false, vec![uid("x"), uid("y")]));
+    assert_eq!(take(&mut session, &mut held, update).healed, Vec::<String>::new());
+}
+
+#[test]
 fn a_refusal_is_bounded() {
     let (mut held, _mesh) = told();
     let (mut session, _) = begin(ALL, &mut held);
