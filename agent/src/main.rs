@@ -66,6 +66,7 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode, Box<dyn Error>> {
         let worker = Worker {
             arguments,
             drain_deadline: config.common.drain_deadline,
+            run_dir: config.run_dir,
         };
         Ok(parent::run(&worker)?)
     })

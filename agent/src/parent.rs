@@ -5,8 +5,12 @@
 //! worker again when it ends, passes signals on, kills a worker that does not end in time, and does nothing else: no
 //! runtime, no threads, no parsing of anything but the worker's own short notes. The worker talks to it over its standard input, a `SOCK_SEQPACKET` pair; a note
 //! may carry one descriptor (`SCM_RIGHTS`).
+//!
+//! A successor (the same agent of another version, in another container) asks this parent for what it holds, and serves in
+//! its place: see [`handover`].
 
 mod ending;
+pub mod handover;
 pub mod keeper;
 pub mod note;
 pub mod sealed;
@@ -17,6 +21,7 @@ use std::{
     ffi::OsString,
     io,
     os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
     process::{Child, Command, ExitCode, ExitStatus, Stdio},
     time::{Duration, Instant, SystemTime},
 };
@@ -49,6 +54,8 @@ const MALLOC: (&str, &str) = (
 const STEADY: Duration = Duration::from_secs(10);
 /// Longest wait before a worker is started again.
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// How long a worker may take to stop changing the node when a successor takes over.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Why the parent cannot do its work.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +80,8 @@ pub struct Worker {
     pub arguments: Vec<OsString>,
     /// How long it may take to end when it is told to.
     pub drain_deadline: Duration,
+    /// Where successors find this agent.
+    pub run_dir: PathBuf,
 }
 
 /// Runs until told to stop, or until a worker cannot be started at all.
@@ -97,11 +106,19 @@ pub fn run(worker: &Worker) -> Result<ExitCode, ParentError> {
         ended: None,
         was_ready: false,
         ending: Ending::Serving,
+        successors: None,
+        quiet: false,
     };
     loop {
         let started = Instant::now();
         let (mut worker, link) = parent.start()?;
         let code = parent.attend(&mut worker, &link, &signal_fd)?;
+        if matches!(parent.ending, Ending::HandedOver { .. }) {
+            // Started again, it would take over from its successor.
+            tracing::info!("the successor serves; waiting to be ended");
+            while !pause(&signal_fd, Duration::from_secs(3600))? {}
+            return Ok(code);
+        }
         if parent.ending != Ending::Serving {
             return Ok(code);
         }
@@ -130,6 +147,10 @@ struct Parent<'a> {
     ended: Option<(SystemTime, ExitStatus)>,
     was_ready: bool,
     ending: Ending,
+    /// Where a successor asks, once there is something to hand over.
+    successors: Option<OwnedFd>,
+    /// The worker changes nothing on the node any more.
+    quiet: bool,
 }
 
 impl Parent<'_> {
@@ -152,16 +173,26 @@ impl Parent<'_> {
             if listening {
                 events.push(PollFd::new(link.as_fd(), PollFlags::POLLIN));
             }
+            let at = events.len();
+            if let Some(successors) = self.successors.as_ref() {
+                events.push(PollFd::new(successors.as_fd(), PollFlags::POLLIN));
+            }
             match poll(&mut events, timeout(self.ending.left(Instant::now()))) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(failed("waiting for the worker")(error)),
             }
-            let noted = events
-                .get(1)
-                .and_then(PollFd::revents)
-                .is_some_and(|seen| !seen.is_empty());
+            let seen = |at: usize| {
+                events
+                    .get(at)
+                    .and_then(PollFd::revents)
+                    .is_some_and(|seen| !seen.is_empty())
+            };
+            let (noted, asked) = (listening && seen(1), seen(at));
             if noted {
                 listening = self.note(link);
+            }
+            if asked && self.ending == Ending::Serving {
+                listening = self.hand_over_node(worker, link, listening);
             }
             while let Some(signal) = signals.read_signal().map_err(failed("reading a signal"))? {
                 let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
@@ -172,7 +203,9 @@ impl Parent<'_> {
                 // it is the worker who closes the listeners, having taken what waits there.
                 self.held.clear();
                 let passed = self.ending.asked(Instant::now(), self.worker.drain_deadline);
-                pass_on(worker, passed);
+                if let Some(passed) = passed {
+                    pass_on(worker, passed);
+                }
             }
             if let Some(status) = worker.try_wait().map_err(failed("waiting for the worker"))? {
                 while listening {
@@ -195,7 +228,8 @@ impl Parent<'_> {
         match receive(link.as_fd()) {
             Ok(Some((Note::Hello, _))) => self.hand_over(link),
             Ok(Some((Note::Hold { name }, Some(socket)))) => {
-                if self.ending == Ending::Serving {
+                // Until it is quiet the worker may still open something that its successor needs.
+                if self.ending == Ending::Serving || matches!(self.ending, Ending::HandedOver { .. }) && !self.quiet {
                     self.held.insert(name, socket);
                 }
                 true
@@ -207,6 +241,18 @@ impl Parent<'_> {
             Ok(Some((Note::Ready, _))) => {
                 start_code::let_go();
                 self.was_ready = true;
+                match handover::listener(&self.worker.run_dir) {
+                    Ok(successors) => self.successors = Some(successors),
+                    Err(error) => tracing::warn!(%error, "no successor can take over without a gap"),
+                }
+                true
+            }
+            Ok(Some((Note::Takeover, _))) => {
+                self.take_over();
+                self.hand_over(link)
+            }
+            Ok(Some((Note::Quiet, _))) => {
+                self.quiet = true;
                 true
             }
             Ok(Some((note, _))) => {
@@ -219,6 +265,58 @@ impl Parent<'_> {
                 false
             }
         }
+    }
+
+    /// Takes from the agent before what a first worker needs. A later one has it already.
+    fn take_over(&mut self) {
+        if self.was_ready {
+            return;
+        }
+        let (held, outcome) = handover::ask(&self.worker.run_dir);
+        if let Err(error) = outcome {
+            tracing::warn!(%error, taken = held.len(), "the agent before did not hand over to the end");
+        } else if !held.is_empty() {
+            tracing::info!(sockets = held.len(), "took over from the agent before");
+        }
+        self.held.extend(held);
+    }
+
+    /// Hands the node over to whoever asks, if it is a successor; whether the worker's link still stands.
+    fn hand_over_node(&mut self, worker: &Child, link: &OwnedFd, mut listening: bool) -> bool {
+        let asked = match &self.successors {
+            Some(successors) => handover::successor(successors.as_fd()),
+            None => Ok(None),
+        };
+        let successor = match asked {
+            Ok(Some(successor)) => successor,
+            Ok(None) => return listening,
+            Err(error) => {
+                tracing::warn!(%error, "somebody asked for what this agent holds, and gets nothing");
+                return listening;
+            }
+        };
+        tracing::info!("a successor takes over; open connections are drained");
+        self.ending.hand_over(Instant::now(), self.worker.drain_deadline);
+        pass_on(worker, Signal::SIGUSR2);
+        let until = Instant::now() + QUIET;
+        while listening && !self.quiet {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                tracing::error!(bound = ?QUIET, "the worker does not let go of the node; it is killed");
+                pass_on(worker, Signal::SIGKILL);
+                break;
+            }
+            let mut events = [PollFd::new(link.as_fd(), PollFlags::POLLIN)];
+            if matches!(poll(&mut events, timeout(Some(left))), Ok(1..)) {
+                listening = self.note(link);
+            }
+        }
+        if let Err(error) = handover::give(successor.as_fd(), &self.held) {
+            tracing::error!(%error, "the successor did not take everything");
+        }
+        self.held.clear();
+        self.successors = None;
+        listening
     }
 
     fn hand_over(&self, link: &OwnedFd) -> bool {

@@ -116,6 +116,33 @@ impl Agent {
         Ok(())
     }
 
+    /// Starts a successor beside it, as a DaemonSet that surges does, with these arguments besides; waits until that one
+    /// serves, and answers the process of the old one. In Kubernetes each has ports of its own, so the second has none here.
+    pub fn succeeded(&self, more: &[&str]) -> Result<Process> {
+        let before = self.status()?.worker_pid;
+        let mut process = self.second(more)?;
+        let serves = within(READY, "the successor serves", || {
+            match self.status().ok().filter(|status| status.worker_pid != before) {
+                Some(_) => Some(true),
+                None => (!process.runs()).then_some(false),
+            }
+        });
+        match serves.because(self.last_words())? {
+            true => lock(&self.process).replace(process).because("an agent ran before"),
+            false => Err(Failure::new(format!("the successor ended:\n{}", self.last_words()))),
+        }
+    }
+
+    /// Starts a second agent beside it.
+    pub fn second(&self, more: &[&str]) -> Result<Process> {
+        let mut command = self.command();
+        command
+            .args(["--admin-port=off", "--stats-port=off", "--readiness-port=off"])
+            .args(more);
+        let name = format!("second-agent-{}", self.node.name());
+        Process::start_into(&self.world, &name, &mut command, self.log.path(), self.log.path())
+    }
+
     fn command(&self) -> Command {
         let mut command = self.node.netns().command(if self.options.open_files.is_some() {
             "prlimit"

@@ -109,6 +109,17 @@ impl MeshSource {
         })
     }
 
+    /// Waits until the mesh is known, or as long as that may take.
+    pub(super) async fn known_within(&mut self, bound: Duration) {
+        if self.is_served {
+            return;
+        }
+        let known = self.state.wait_for(|state| state == mesh::watch::GOOD);
+        if timeout(bound, known).await.is_err() {
+            tracing::warn!(?bound, "the mesh is not known yet");
+        }
+    }
+
     /// The process ends: what istiod told is written down for the next one.
     pub(super) async fn end(self) {
         let Some((end, running)) = self.ending else { return };

@@ -7,6 +7,7 @@ use std::{
     path::Path,
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use isthmus_wire::WorkerEnd;
@@ -34,7 +35,7 @@ use crate::{
     config::NodeConfig,
     config_dump, control,
     identity::istiod_ca::Asks,
-    parent::keeper::Keeper,
+    parent::{handover, keeper::Keeper},
     pods::{
         Registry,
         record::Records,
@@ -47,6 +48,8 @@ use crate::{
     telemetry::log::LogHandle,
 };
 
+/// How long an agent that could take over waits for the mesh, while the one before serves.
+const MESH_BEFORE_TAKEOVER: Duration = Duration::from_secs(30);
 const CGROUP2: &str = "finding the cgroup2 hierarchy in /proc/self/mountinfo (mount one, or say --cgroup)";
 
 /// Serves the pods of a node until SIGTERM. `restarts` says how many workers there were before.
@@ -92,19 +95,17 @@ fn data_threads(config: &NodeConfig) -> NonZeroUsize {
 }
 
 async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle) -> Result<(), StartError> {
+    // Before a successor can ask for anything.
+    let mut handed_over = signal(SignalKind::user_defined2()).map_err(failed("listening for SIGUSR2"))?;
     let telemetry = start_telemetry(log, &config.common, &config.node)?;
     let pending = [readiness::MESH, readiness::PROXY, readiness::PODS];
     let admin = AdminPorts::open(config.common.ports, log, &telemetry, &pending).await?;
     let (keeper, mut held) =
         Keeper::greet().map_err(failed("talking to the parent process; `isthmus run` starts workers"))?;
     prepare_run_directory(&config.run_dir)?;
-    let source = MeshSource::follow(&config.common, &config.node, &telemetry).await?;
+    let mut source = MeshSource::follow(&config.common, &config.node, &telemetry).await?;
     admin.done_with_mesh(&source);
     let mesh = source.mesh.clone();
-    let kept = Kept::take(&keeper, &mut held).map_err(failed("sharing the link to the parent process"))?;
-    let certificates = open_certificates(&config.common, Asks::ForPods, Some(kept))?;
-    let told = config_dump::of_node(&config, data_threads(&config));
-    let dumped = dump::Held::new(&config.common, told, &mesh, &certificates);
 
     let node_netns = Netns::open(&config.node_netns).map_err(failed(
         "opening the node's network namespace (an agent that is in it may say --node-netns /proc/self/ns/net)",
@@ -112,6 +113,23 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     let pins = Pins::new(&config.bpffs, &config.node, objects::generation());
     let (node, programs) = redirect(&config, &pins, &node_netns).await?;
     admin.done(readiness::PROXY);
+
+    if before.restarts == 0 && handover::is_somebody_there(&config.run_dir) {
+        // Its pods are served as long as this takes.
+        source.known_within(MESH_BEFORE_TAKEOVER).await;
+        held.extend(
+            keeper
+                .take_over()
+                .map_err(failed("taking over from the agent before"))?,
+        );
+    }
+    let kept = Kept::take(&keeper, &mut held).map_err(failed("sharing the link to the parent process"))?;
+    let certificates = open_certificates(&config.common, Asks::ForPods, Some(kept))?;
+    let told = config_dump::of_node(&config, data_threads(&config));
+    let dumped = dump::Held::new(&config.common, told, &mesh, &certificates);
+    let link = keeper
+        .share()
+        .map_err(failed("sharing the link to the parent process"))?;
 
     let path = config.run_dir.join(isthmus_wire::SOCKET_NAME);
     let control = match held.remove("control") {
@@ -174,14 +192,28 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     let registry = tokio::spawn(registry.run());
     start_code::let_go_soon();
 
-    terminated.recv().await;
-    admin.readiness.pend(readiness::DRAIN);
     let deadline = config.common.drain_deadline;
-    tracing::info!(?deadline, "draining; pods stay guarded");
-    control.abort();
-    pods.drain(deadline).await;
-    registry.abort();
-    source.end().await;
+    tokio::select! {
+        _ = terminated.recv() => {
+            admin.readiness.pend(readiness::DRAIN);
+            tracing::info!(?deadline, "draining; pods stay guarded");
+            control.abort();
+            pods.drain(deadline).await;
+            registry.abort();
+            source.end().await;
+        }
+        _ = handed_over.recv() => {
+            admin.readiness.pend(readiness::DRAIN);
+            tracing::info!(?deadline, "draining; a successor serves the pods");
+            control.abort();
+            let quiet = || {
+                if let Err(error) = link.quiet() {
+                    tracing::warn!(%error, "the parent does not hear that the node is the successor's");
+                }
+            };
+            pods.hand_over(deadline, quiet).await;
+        }
+    }
     tracing::info!("drained");
     Ok(())
 }

@@ -22,6 +22,8 @@ pub(super) enum Ending {
     Serving,
     /// The worker was told, and has until then.
     Draining { until: Instant },
+    /// The same, because a successor serves. Nobody has asked this process to end.
+    HandedOver { until: Instant },
     /// The worker was killed because of a second signal.
     CutShort,
     /// The worker was killed because it took too long.
@@ -29,27 +31,39 @@ pub(super) enum Ending {
 }
 
 impl Ending {
-    /// A signal asks to end; what to send to the worker. The first one drains, the second one insists.
-    pub(super) fn asked(&mut self, now: Instant, drain_deadline: Duration) -> Signal {
-        match self {
+    /// A signal asks to end; what to send to the worker. The first one drains, the second one insists. A worker that
+    /// drains for a successor goes on with that.
+    pub(super) fn asked(&mut self, now: Instant, drain_deadline: Duration) -> Option<Signal> {
+        match *self {
             Self::Serving => {
                 *self = Self::Draining {
                     until: now + drain_deadline + MARGIN,
                 };
-                Signal::SIGTERM
+                Some(Signal::SIGTERM)
+            }
+            Self::HandedOver { until } => {
+                *self = Self::Draining { until };
+                None
             }
             Self::Draining { .. } | Self::CutShort => {
                 *self = Self::CutShort;
-                Signal::SIGKILL
+                Some(Signal::SIGKILL)
             }
-            Self::Overdue => Signal::SIGKILL,
+            Self::Overdue => Some(Signal::SIGKILL),
         }
+    }
+
+    /// A successor takes over.
+    pub(super) fn hand_over(&mut self, now: Instant, drain_deadline: Duration) {
+        *self = Self::HandedOver {
+            until: now + drain_deadline + MARGIN,
+        };
     }
 
     /// How long the worker may still take; nothing where it may take for ever.
     pub(super) fn left(self, now: Instant) -> Option<Duration> {
         match self {
-            Self::Draining { until } => Some(until.saturating_duration_since(now)),
+            Self::Draining { until } | Self::HandedOver { until } => Some(until.saturating_duration_since(now)),
             Self::Serving | Self::CutShort | Self::Overdue => None,
         }
     }
@@ -94,12 +108,23 @@ mod tests {
         let now = Instant::now();
         let mut ending = Ending::Serving;
         assert_eq!(ending.left(now), None);
-        assert_eq!(ending.asked(now, DEADLINE), Signal::SIGTERM);
+        assert_eq!(ending.asked(now, DEADLINE), Some(Signal::SIGTERM));
         assert_eq!(ending.left(now), Some(DEADLINE + MARGIN));
-        assert_eq!(ending.asked(now, DEADLINE), Signal::SIGKILL);
+        assert_eq!(ending.asked(now, DEADLINE), Some(Signal::SIGKILL));
         assert_eq!(ending.code(killed_by(Signal::SIGKILL)), CUT_SHORT);
         // It was ending by itself at that moment.
         assert_eq!(ending.code(exited(0)), 0);
+    }
+
+    #[test]
+    fn a_signal_after_a_handover_changes_nothing_and_a_second_one_kills() {
+        let now = Instant::now();
+        let mut ending = Ending::Serving;
+        ending.hand_over(now, DEADLINE);
+        let later = now + Duration::from_secs(1);
+        assert_eq!(ending.asked(later, DEADLINE), None);
+        assert_eq!(ending.left(now), Some(DEADLINE + MARGIN), "it began with the handover");
+        assert_eq!(ending.asked(later, DEADLINE), Some(Signal::SIGKILL));
     }
 
     #[test]
@@ -116,7 +141,7 @@ mod tests {
         assert!(ending.is_overdue(late));
         assert!(!ending.is_overdue(late), "it is killed once");
         assert_eq!(ending.code(killed_by(Signal::SIGKILL)), OVERDUE);
-        assert_eq!(ending.asked(late, DEADLINE), Signal::SIGKILL);
+        assert_eq!(ending.asked(late, DEADLINE), Some(Signal::SIGKILL));
     }
 
     #[test]

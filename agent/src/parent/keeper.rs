@@ -19,17 +19,22 @@ impl Keeper {
     pub fn greet() -> io::Result<(Self, HashMap<String, OwnedFd>)> {
         let link = io::stdin().as_fd().try_clone_to_owned()?;
         send(link.as_fd(), &Note::Hello, None)?;
-        let mut held = HashMap::new();
-        loop {
-            match receive(link.as_fd())? {
-                Some((Note::Hold { name }, Some(socket))) => {
-                    held.insert(name, socket);
-                }
-                Some((Note::End, _)) => return Ok((Self { link: Some(link) }, held)),
-                Some((note, _)) => tracing::warn!(?note, "a note of the parent makes no sense"),
-                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the parent has ended")),
-            }
-        }
+        let held = given(link.as_fd())?;
+        Ok((Self { link: Some(link) }, held))
+    }
+
+    /// Takes what the agent before holds, and with it the node: that agent changes nothing there any more. Nothing when
+    /// there is none.
+    pub fn take_over(&self) -> io::Result<HashMap<String, OwnedFd>> {
+        self.tell(&Note::Takeover, None)?;
+        self.link
+            .as_ref()
+            .map_or_else(|| Ok(HashMap::new()), |link| given(link.as_fd()))
+    }
+
+    /// Says that the worker changes nothing on the node any more.
+    pub fn quiet(&self) -> io::Result<()> {
+        self.tell(&Note::Quiet, None)
     }
 
     /// A keeper that keeps nothing.
@@ -67,5 +72,20 @@ impl Keeper {
         self.link
             .as_ref()
             .map_or(Ok(()), |link| send(link.as_fd(), note, socket))
+    }
+}
+
+/// What the parent gives, to the end of it.
+fn given(link: BorrowedFd<'_>) -> io::Result<HashMap<String, OwnedFd>> {
+    let mut held = HashMap::new();
+    loop {
+        match receive(link)? {
+            Some((Note::Hold { name }, Some(socket))) => {
+                held.insert(name, socket);
+            }
+            Some((Note::End, _)) => return Ok(held),
+            Some((note, _)) => tracing::warn!(?note, "a note of the parent makes no sense"),
+            None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the parent has ended")),
+        }
     }
 }

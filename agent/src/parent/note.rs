@@ -34,6 +34,10 @@ pub enum Note {
     },
     /// Worker: I serve.
     Ready,
+    /// Worker: give me what the agent before holds, too. Said to that agent as well.
+    Takeover,
+    /// Worker: I change nothing on the node any more, as I was told.
+    Quiet,
 }
 
 /// Sends a note, with a descriptor.
@@ -82,9 +86,9 @@ pub fn receive(link: BorrowedFd<'_>) -> io::Result<Option<(Note, Option<OwnedFd>
     }
 }
 
-#[expect(unsafe_code, reason = "a descriptor received over SCM_RIGHTS comes as a number")]
-fn adopt(descriptor: RawFd) -> OwnedFd {
-    // SAFETY: the kernel made it for this process with this message, and nobody else has seen the number.
+#[expect(unsafe_code, reason = "a descriptor of recvmsg() or accept4() comes as a number")]
+pub(super) fn adopt(descriptor: RawFd) -> OwnedFd {
+    // SAFETY: the kernel made it for this process just now, and nobody else has seen the number.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 

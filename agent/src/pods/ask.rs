@@ -18,6 +18,8 @@ pub enum Ask {
     Release(String, oneshot::Sender<Response>),
     /// Take no more connections, and tell when the open ones have ended or were cut.
     Drain(Duration, oneshot::Sender<()>),
+    /// The same; and change nothing on the node from the first answer on, because a successor does.
+    HandOver(Duration, oneshot::Sender<()>, oneshot::Sender<()>),
     /// All pods, tunnels and connections.
     Survey(oneshot::Sender<Survey>),
     /// The open connections of every pod, by UID.
@@ -127,13 +129,30 @@ impl Pods {
         }
     }
 
+    /// As [`Pods::drain`], for a successor: `quiet` is called when nothing on the node is changed here any more.
+    pub async fn hand_over(&self, deadline: Duration, quiet: impl FnOnce()) {
+        let ((still, stilled), (answer, answered)) = (oneshot::channel(), oneshot::channel());
+        if self
+            .ask(Ask::HandOver(deadline, still, answer), stilled)
+            .await
+            .is_none()
+        {
+            tracing::warn!("the registry ended before its pods were handed over");
+        }
+        quiet();
+        if answered.await.is_err() {
+            tracing::warn!("the registry ended before its pods were drained");
+        }
+    }
+
     async fn ask<T>(&self, ask: Ask, answered: oneshot::Receiver<T>) -> Option<T> {
         self.0.send(ask).await.ok()?;
         answered.await.ok()
     }
 }
 
-fn ending() -> Response {
+/// Whoever asks now is to ask again in a moment.
+pub(super) fn ending() -> Response {
     Response::Refused {
         reason: "the agent is ending; ask its successor".to_owned(),
         retriable: true,

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    ask::{Ask, PodConnections, Survey},
+    ask::{Ask, PodConnections, Survey, ending},
     enrolled::{Enrolled, State},
     kernel_mesh::KernelMesh,
     record::{Record, RecordError, Records},
@@ -160,6 +160,11 @@ impl Registry {
             tokio::select! {
                 ask = self.asks.recv() => match ask {
                     None => return,
+                    Some(Ask::HandOver(deadline, still, answer)) => {
+                        self.drain(deadline, answer);
+                        reply(still, ());
+                        return self.rest().await;
+                    }
                     Some(ask) => self.answer(ask).await,
                 },
                 Some(Stirred { slot }) = self.stirred.recv() => self.refresh(slot).await,
@@ -167,6 +172,29 @@ impl Registry {
                 _ = look.tick() => self.look().await,
             }
         }
+    }
+
+    /// A successor has the node: pods are served here for as long as they have connections, and nothing else is done.
+    async fn rest(mut self) {
+        while let Some(ask) = self.asks.recv().await {
+            match ask {
+                Ask::Enrol(_, answer) | Ask::Release(_, answer) => reply(answer, ending()),
+                Ask::HandOver(..) => {}
+                Ask::Drain(_, answer) => reply(answer, ()),
+                ask @ (Ask::Survey(_) | Ask::Connections(_)) => self.answer(ask).await,
+            }
+        }
+    }
+
+    fn drain(&mut self, deadline: Duration, answer: oneshot::Sender<()>) {
+        let serving: Vec<_> = self.pods.values_mut().flat_map(|pod| pod.drain(deadline)).collect();
+        tokio::spawn(async move {
+            let ended = futures_util::future::join_all(serving);
+            if timeout(deadline + SETTLE, ended).await.is_err() {
+                tracing::error!("a data thread does not end its connections; they end with the process");
+            }
+            reply(answer, ());
+        });
     }
 
     async fn answer(&mut self, ask: Ask) {
@@ -180,16 +208,8 @@ impl Registry {
                 let outcome = self.release(&uid);
                 reply(answer, respond(&uid, outcome));
             }
-            Ask::Drain(deadline, answer) => {
-                let serving: Vec<_> = self.pods.values_mut().flat_map(|pod| pod.drain(deadline)).collect();
-                tokio::spawn(async move {
-                    let ended = futures_util::future::join_all(serving);
-                    if timeout(deadline + SETTLE, ended).await.is_err() {
-                        tracing::error!("a data thread does not end its connections; they end with the process");
-                    }
-                    reply(answer, ());
-                });
-            }
+            Ask::Drain(deadline, answer) => self.drain(deadline, answer),
+            Ask::HandOver(..) => {}
             Ask::Survey(answer) => reply(answer, self.survey()),
             Ask::Connections(answer) => reply(answer, self.connections()),
         }
