@@ -27,6 +27,8 @@ use crate::{
         capabilities,
         pins::{Facts, NodePins},
     },
+    config::MESH_SNAPSHOT,
+    parent::handover,
     pods::{
         record::{Record, Records},
         registry::chain,
@@ -320,7 +322,13 @@ fn clear_run_directory(arguments: &CleanupArgs, scope: &Scope, kept: &BTreeSet<u
     if fs::read_dir(run.join("pods")).is_ok_and(|mut entries| entries.next().is_none()) {
         ledger.remove("directory", &run.join("pods"), |path| fs::remove_dir(path));
     }
-    ledger.remove("socket", &run.join(SOCKET_NAME), |path| fs::remove_file(path));
+    for (what, name) in [
+        ("socket", SOCKET_NAME),
+        ("socket", handover::SOCKET_NAME),
+        ("mesh", MESH_SNAPSHOT),
+    ] {
+        ledger.remove(what, &run.join(name), |path| fs::remove_file(path));
+    }
     match fs::read_dir(run).map(|mut entries| entries.next().is_none()) {
         Ok(true) => remove_run_directory(run, ledger),
         Ok(false) => ledger.noted(format_args!("{} holds other files, and stays", run.display())),

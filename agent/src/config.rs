@@ -58,7 +58,7 @@ use crate::{
 mod tests;
 
 /// Name of the file in an agent's directory in which what istiod told is kept.
-const MESH_SNAPSHOT: &str = "mesh.snapshot";
+pub const MESH_SNAPSHOT: &str = "mesh.snapshot";
 
 /// What a serving command is asked to do.
 #[derive(Clone, Debug)]

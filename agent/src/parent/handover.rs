@@ -27,7 +27,7 @@ use nix::{
 use super::note::{Note, receive, send};
 
 /// Name of the socket inside the agent's run directory.
-const SOCKET_NAME: &str = "handover.sock";
+pub const SOCKET_NAME: &str = "handover.sock";
 /// How long an agent may take to hand over. It stops what it does within milliseconds.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a successor may take to say what it wants.

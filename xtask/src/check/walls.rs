@@ -34,7 +34,10 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ),
     // Looks at everything and changes nothing; what it finds is also what has to go.
     ("check", &["cli", "pods", "redirect"]),
-    ("cleanup", &["check", "pods", "redirect"]),
+    (
+        "cleanup",
+        &["check", "config::MESH_SNAPSHOT", "parent::handover", "pods", "redirect"],
+    ),
     ("cli", &["check::CheckArgs", "cleanup::CleanupArgs"]),
     // It makes the values that others take.
     ("config", &["hbone", "identity", "istiod", "mesh::HBONE_PORT", "proxy"]),
