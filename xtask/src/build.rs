@@ -1,5 +1,7 @@
 //! `cargo xtask build`: the agent and the CNI plugin as they are shipped.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use crate::{Failure, Step, Tree, ebpf};
@@ -26,6 +28,35 @@ pub(crate) fn build(tree: &Tree) -> Result<(), Failure> {
     let mut cargo = tree.cargo();
     cargo.args(["build", "--release", "--package=isthmus", "--package=isthmus-cni"]);
     Step::new("building agent and CNI plugin", cargo).quiet(tree)
+}
+
+/// Builds the agent and the plugin without anything that they would have to find on a node, and says where they are.
+///
+/// With glibc, whose resolver and string functions are the ones that are tested and measured; Rust links it whole.
+pub(crate) fn build_static(tree: &Tree) -> Result<PathBuf, Failure> {
+    ebpf::build(tree)?;
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let variable = target.to_uppercase().replace('-', "_");
+    let mut cargo = tree.cargo();
+    cargo
+        .args([
+            "build",
+            "--release",
+            "--package=isthmus",
+            "--package=isthmus-cni",
+            "--bins",
+            "--target",
+        ])
+        .arg(&target)
+        // Named for the target, so that build scripts and macros, which are programs of this machine, are as always.
+        .env(
+            format!("CARGO_TARGET_{variable}_RUSTFLAGS"),
+            "-C target-feature=+crt-static",
+        )
+        // What symbols are left is enough for profiles.
+        .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
+    Step::new("building agent and CNI plugin, statically linked", cargo).quiet(tree)?;
+    Ok(tree.target(target).join("release"))
 }
 
 /// Builds what runs in the lab. The agent must have been built: the lab starts its binary.

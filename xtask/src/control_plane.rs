@@ -77,18 +77,25 @@ pub(crate) fn lacks(tree: &Tree) -> Vec<&'static str> {
 fn digest(tree: &Tree) -> Result<String, Failure> {
     // Its keys are constants (std::hash), so it is the same in every run of one toolchain; another toolchain builds anew.
     let mut hasher = DefaultHasher::new();
-    for module in ["kubernetes", "istio"] {
-        for file in ["go.mod", "go.sum"] {
-            let path = tree.path("tests/control-plane").join(module).join(file);
-            let text = fs::read(&path).map_err(|cause| Failure::io("reading", &path, &cause))?;
-            text.hash(&mut hasher);
-        }
-    }
+    hash_pins(tree, &["kubernetes", "istio"], &mut hasher)?;
     (PROGRAMS, MANIFESTS).hash(&mut hasher);
     Ok(format!("{:016x}", hasher.finish()))
 }
 
-fn compile(tree: &Tree, home: &Path, module: &str, package: &str, program: &str) -> Result<(), Failure> {
+/// Takes in what modules below tests/control-plane pin.
+pub(crate) fn hash_pins(tree: &Tree, modules: &[&str], hasher: &mut DefaultHasher) -> Result<(), Failure> {
+    for module in modules {
+        for file in ["go.mod", "go.sum"] {
+            let path = tree.path("tests/control-plane").join(module).join(file);
+            let text = fs::read(&path).map_err(|cause| Failure::io("reading", &path, &cause))?;
+            text.hash(hasher);
+        }
+    }
+    Ok(())
+}
+
+/// Builds `package` of a module below tests/control-plane as `home/program`.
+pub(crate) fn compile(tree: &Tree, home: &Path, module: &str, package: &str, program: &str) -> Result<(), Failure> {
     let go = need_go(tree)?;
     let scratch = home.join(format!("{program}.building"));
     let mut build = Command::new("nice");
@@ -129,7 +136,7 @@ fn documents(source: &Path) -> Result<String, Failure> {
 }
 
 /// Makes a file beside its place and moves it there in one step, so that what is there is whole.
-fn place(home: &Path, name: &str, make: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<(), Failure> {
+pub(crate) fn place(home: &Path, name: &str, make: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<(), Failure> {
     let (fresh, path) = (home.join(format!("{name}.fresh")), home.join(name));
     make(&fresh).map_err(|cause| Failure::io("writing", &fresh, &cause))?;
     fs::rename(&fresh, &path).map_err(|cause| Failure::io("placing", &path, &cause))
@@ -166,7 +173,7 @@ fn need_go(tree: &Tree) -> Result<PathBuf, Failure> {
 }
 
 /// Any Go, in `PATH` or where its own archive puts it.
-fn found_go() -> impl Iterator<Item = PathBuf> {
+pub(crate) fn found_go() -> impl Iterator<Item = PathBuf> {
     let homes = GO_HOMES.map(PathBuf::from).into_iter().filter(|path| path.is_file());
     in_path("go").into_iter().chain(homes)
 }

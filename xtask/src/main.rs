@@ -20,8 +20,11 @@ mod demo;
 mod ebpf;
 mod envoy;
 mod fuzz;
+mod helm;
+mod image;
 mod lint;
 mod machine;
+mod manifest;
 mod setup;
 mod step;
 mod test;
@@ -47,6 +50,8 @@ enum Verb {
     Fuzz(fuzz::Fuzz),
     Demo(demo::Demo),
     Bench(bench::Bench),
+    Manifest(manifest::Manifest),
+    Image(image::Image),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +66,8 @@ fn main() -> ExitCode {
         Verb::Fuzz(verb) => verb.run(&tree),
         Verb::Demo(verb) => verb.run(&tree),
         Verb::Bench(verb) => verb.run(&tree),
+        Verb::Manifest(verb) => verb.run(&tree),
+        Verb::Image(verb) => verb.run(&tree),
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,

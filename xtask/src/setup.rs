@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use clap::Args;
 
 use crate::{
-    Failure, Step, Tree, control_plane, envoy, machine,
+    Failure, Step, Tree, control_plane, envoy, helm, machine,
     toolchain::{self, BPF_LINKER, Compiler, DEBIAN_COMPILER, DEBIAN_LLVM, LLVM_FEATURE, LLVM_PREFIX},
     tree::in_path,
 };
@@ -40,6 +40,8 @@ pub(crate) enum Purpose {
     Peers,
     /// Run an apiserver and an istiod in the lab.
     ControlPlane,
+    /// Render the charts.
+    Charts,
     /// Look at the source.
     Lint,
 }
@@ -54,6 +56,7 @@ impl Setup {
                 Purpose::Lab,
                 Purpose::Peers,
                 Purpose::ControlPlane,
+                Purpose::Charts,
                 Purpose::Lint,
             ],
         )
@@ -82,6 +85,9 @@ pub(crate) fn prepare(tree: &Tree, purposes: &[Purpose]) -> Result<(), Failure> 
     if purposes.contains(&Purpose::ControlPlane) && commands.is_empty() {
         control_plane::build(tree)?;
     }
+    if purposes.contains(&Purpose::Charts) && commands.is_empty() {
+        helm::build(tree)?;
+    }
     if commands.is_empty() {
         return Ok(());
     }
@@ -107,6 +113,9 @@ fn packages(tree: &Tree, purposes: &[Purpose], commands: &mut Vec<String>) -> Re
     }
     if purposes.contains(&Purpose::ControlPlane) {
         missing.extend(control_plane::lacks(tree));
+    }
+    if purposes.contains(&Purpose::Charts) && helm::lacks_go(tree) && !missing.contains(&"golang-go") {
+        missing.push("golang-go");
     }
 
     let lacks_compiler = purposes.contains(&Purpose::Build) && Compiler::find().is_none();

@@ -54,7 +54,13 @@ impl Test {
             return unit(tree, tally);
         }
         let only_lab = !self.files.is_empty();
-        let mut purposes = vec![Purpose::Build, Purpose::Lab, Purpose::Peers, Purpose::ControlPlane];
+        let mut purposes = vec![
+            Purpose::Build,
+            Purpose::Lab,
+            Purpose::Peers,
+            Purpose::ControlPlane,
+            Purpose::Charts,
+        ];
         if !only_lab && !self.no_lint {
             purposes.push(Purpose::Lint);
         }
