@@ -13,6 +13,7 @@
 pub mod agent;
 pub mod authority;
 pub mod capture;
+pub mod chart;
 pub mod control_plane;
 pub mod echo;
 pub mod envoy;
@@ -36,6 +37,7 @@ pub mod wait;
 
 pub use agent::Agent;
 pub use capture::Capture;
+pub use chart::Chart;
 pub use control_plane::Cluster;
 pub use echo::{Echo, must_be_reset, roundtrip};
 pub use failure::{Because, Failure, Result};
