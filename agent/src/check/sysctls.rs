@@ -13,10 +13,8 @@ use super::{
     pods::Pod,
     report::{Check, Finding},
 };
-use crate::redirect::grace;
+use crate::redirect::{grace, policy_routing};
 
-/// One of those the agent sets in every pod; they are all under the same mount.
-const IN_PODS: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
 const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
 const EXPEDITE: &str = "/sys/kernel/rcu_expedited";
 
@@ -44,7 +42,7 @@ impl Facts {
     /// Looks.
     pub(super) fn gather(pods: &[Pod]) -> Self {
         Self {
-            settable: writable(Path::new(IN_PODS)),
+            settable: writable(&policy_routing::sysctl_in_pods()),
             jit: fs::read_to_string(JIT).ok().and_then(|text| text.trim().parse().ok()),
             expedite: writable(Path::new(EXPEDITE)),
             stays_short: grace::stays_short(),
@@ -80,7 +78,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
             error,
             "tcp_fwmark_accept and fwmark_reflect cannot be set in pods, without which replies to deliveries go astray; no pod \
              can be enrolled",
-            "mount /proc/sys read-write for the agent: run as root, and in Kubernetes privileged: true or procMount: Unmasked",
+            "run as root; in a container mount the node's /proc/sys/net at /host/proc/sys/net, read-write (hostPath, as \
+             deploy/helm/isthmus does)",
         ));
     }
     if facts.jit == Some(0) {
@@ -97,7 +96,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
             error,
             "grace periods of the kernel cannot be expedited: enrolling a pod waits 10 to 30 ms for each of its links, one pod \
              after the other",
-            "mount /sys read-write for the agent (in Kubernetes hostPath /sys, or privileged: true)",
+            "run as root; in a container mount the node's /sys/kernel/rcu_expedited there, read-write (hostPath, as \
+             deploy/helm/isthmus does)",
         ));
     }
     if facts.stays_short {

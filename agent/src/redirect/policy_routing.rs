@@ -6,6 +6,7 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
 };
 
 use futures_util::TryStreamExt as _;
@@ -32,11 +33,13 @@ pub use inspection::MarkRule;
 /// Lets a listening socket's children inherit the mark of their SYN, so that replies to deliveries return over `lo`; and
 /// lets the RST that refuses a delivery bear its mark, or it would leave by the pod's links. The last is absent where IPv6
 /// is.
-const SYSCTLS: [&str; 3] = [
-    "/proc/sys/net/ipv4/tcp_fwmark_accept",
-    "/proc/sys/net/ipv4/fwmark_reflect",
-    "/proc/sys/net/ipv6/fwmark_reflect",
-];
+const SYSCTLS: [&str; 3] = ["ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv6/fwmark_reflect"];
+
+/// Where the sysctls of the thread's own network namespace are: what is seen there depends on who looks, not on whose /proc
+/// it is.
+const OWN_SYSCTLS: &str = "/proc/sys/net";
+/// The node's, as a container sees it whose own are read-only (deploy/helm/isthmus).
+const NODE_SYSCTLS: &str = "/host/proc/sys/net";
 
 /// Why a pod's links, addresses, rules or routes could not be read or set.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +57,11 @@ pub enum RoutingError {
         cause: rtnetlink::Error,
     },
     /// A sysctl cannot be set.
-    #[error("setting {0} in the pod (is /proc/sys mounted read-only in the agent's container?)")]
-    Sysctl(&'static str, #[source] io::Error),
+    #[error(
+        "setting {} in the pod (a container's own is read-only; the node's /proc/sys/net must be mounted at {NODE_SYSCTLS})",
+        .0.display()
+    )]
+    Sysctl(PathBuf, #[source] io::Error),
     /// The pod's namespace cannot be entered.
     #[error("entering the pod's network namespace")]
     Enter(#[source] io::Error),
@@ -293,12 +299,28 @@ async fn add_rule(rule: RuleAddRequest, version: IpVersion) -> Result<(), Routin
 }
 
 fn set_sysctls(value: &str) -> Result<(), RoutingError> {
-    SYSCTLS
-        .into_iter()
-        .try_for_each(|sysctl| match fs::write(sysctl, value) {
+    let root = sysctls(Path::new(NODE_SYSCTLS));
+    SYSCTLS.into_iter().try_for_each(|sysctl| {
+        let path = root.join(sysctl);
+        match fs::write(&path, value) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            written => written.map_err(|error| RoutingError::Sysctl(sysctl, error)),
-        })
+            written => written.map_err(|error| RoutingError::Sysctl(path, error)),
+        }
+    })
+}
+
+/// One of those that are set in pods: if it is writable, all are.
+pub fn sysctl_in_pods() -> PathBuf {
+    sysctls(Path::new(NODE_SYSCTLS)).join("ipv4/tcp_fwmark_accept")
+}
+
+/// The directory to set them in: the node's if it is mounted, else this process's own.
+fn sysctls(node: &Path) -> &Path {
+    if node.join("ipv4").is_dir() {
+        node
+    } else {
+        Path::new(OWN_SYSCTLS)
+    }
 }
 
 fn local_default<T>(route: RouteMessageBuilder<T>) -> netlink_packet_route::route::RouteMessage {
@@ -374,4 +396,20 @@ fn absent_is_fine(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink:
 
 fn refused(step: &'static str) -> impl FnOnce(rtnetlink::Error) -> RoutingError {
     move |cause| RoutingError::Netlink { step, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, process};
+
+    use super::{OWN_SYSCTLS, sysctls};
+
+    #[test]
+    fn the_nodes_sysctls_are_taken_where_they_are_mounted() {
+        let node = std::env::temp_dir().join(format!("isthmus-sysctls-{}", process::id()));
+        assert_eq!(sysctls(&node), Path::new(OWN_SYSCTLS));
+        fs::create_dir_all(node.join("ipv4")).unwrap();
+        assert_eq!(sysctls(&node), node);
+        fs::remove_dir_all(&node).unwrap();
+    }
 }
