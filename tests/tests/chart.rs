@@ -524,18 +524,27 @@ fn plain_manifests_are_what_the_chart_makes() -> Result {
     Ok(())
 }
 
+/// What is at a JSON pointer; null where nothing is.
+fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
+    value.pointer(pointer).unwrap_or(&Value::Null)
+}
+
 fn container(workload: &Value) -> &Value {
-    &workload["spec"]["template"]["spec"]["containers"][0]
+    at(workload, "/spec/template/spec/containers/0")
 }
 
 fn variable<'a>(container: &'a Value, name: &str) -> &'a Value {
-    let found = list(&container["env"]).iter().find(|variable| variable["name"] == name);
-    found.map_or(&Value::Null, |variable| &variable["value"])
+    let found = list(at(container, "/env"))
+        .iter()
+        .find(|variable| at(variable, "/name") == name);
+    found.map_or(&Value::Null, |variable| at(variable, "/value"))
 }
 
 fn host_path<'a>(spec: &'a Value, volume: &str) -> &'a Value {
-    let found = list(&spec["volumes"]).iter().find(|found| found["name"] == volume);
-    found.map_or(&Value::Null, |volume| &volume["hostPath"]["path"])
+    let found = list(at(spec, "/volumes"))
+        .iter()
+        .find(|found| at(found, "/name") == volume);
+    found.map_or(&Value::Null, |volume| at(volume, "/hostPath/path"))
 }
 
 fn list(value: &Value) -> &[Value] {
@@ -549,10 +558,10 @@ fn strings(value: &Value) -> Vec<&str> {
 /// A workload must know its pods.
 #[track_caller]
 fn assert_selected(workload: &Value) {
-    let labels = &workload["spec"]["template"]["metadata"]["labels"];
-    let selector = workload["spec"]["selector"]["matchLabels"].as_object();
+    let labels = at(workload, "/spec/template/metadata/labels");
+    let selector = at(workload, "/spec/selector/matchLabels").as_object();
     assert!(selector.is_some_and(|selector| !selector.is_empty()));
     for (key, value) in selector.into_iter().flatten() {
-        assert_eq!(&labels[key], value, "{key}");
+        assert_eq!(labels.get(key), Some(value), "{key}");
     }
 }
