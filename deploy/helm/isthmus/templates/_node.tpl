@@ -24,7 +24,7 @@ capabilities:
 # It lets bpf(2), setns(2) and unshare(2) through for who has the capabilities above.
 seccompProfile:
   type: RuntimeDefault
-{{- if semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version }}
+{{- if not (include "isthmus.isBelow130" .) }}
 # The runtime's profile forbids to open namespaces of processes that have no profile, and to write below /sys.
 appArmorProfile:
   type: Unconfined
@@ -40,9 +40,14 @@ seLinuxOptions:
 {{- end }}
 {{- end }}
 
+{{/* Not by semverCompare, which fails where an apiserver was built without a version. */}}
+{{- define "isthmus.isBelow130" -}}
+{{- if regexMatch "^v?1\\.[12]?[0-9]([^0-9]|$)" .Capabilities.KubeVersion.Version }}yes{{ end -}}
+{{- end }}
+
 {{/* Kubernetes below 1.30 is told by an annotation. CONTAINER is the name of the container: dict "container" NAME "root" $ */}}
 {{- define "isthmus.appArmorAnnotation" -}}
-{{- if not (semverCompare ">=1.30-0" .root.Capabilities.KubeVersion.Version) -}}
+{{- if include "isthmus.isBelow130" .root -}}
 container.apparmor.security.beta.kubernetes.io/{{ .container }}: unconfined
 {{- end -}}
 {{- end }}
