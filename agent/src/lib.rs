@@ -12,6 +12,7 @@
 //! | [`status`] | what the agent says of itself: collected, judged, written down |
 //! | [`admin`] | the HTTP ports: state, logging, profiles, metrics, readiness |
 //! | [`parent`] | nobody home: holds listeners while the worker restarts |
+//! | [`kubernetes`] | which pods belong to the mesh, as the API server tells it |
 //! | [`control`] | the unix socket on which pods are enrolled and state is read |
 //! | [`pods`] | which pods are enrolled, and bringing them in and out |
 //! | [`shards`] | the data threads |
@@ -43,6 +44,7 @@ pub mod file_stamp;
 pub mod hbone;
 pub mod identity;
 pub mod istiod;
+pub mod kubernetes;
 pub mod mesh;
 pub mod operator;
 pub mod parent;

@@ -45,6 +45,9 @@ fn seen() -> Arc<Telemetry> {
         families.value(&metric::XDS_TERMINATIONS, 0);
         families.value(&metric::XDS_MESSAGES, 0);
         families.value(&metric::XDS_BYTES, 0);
+        families.value(&metric::RECONCILE_EVENTS, 0);
+        families.value(&metric::WATCH_FAILURES, 0);
+        families.value(&metric::ENROLMENT_ACTIONS, 0);
     });
     telemetry
 }

@@ -15,9 +15,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use status::{
-    CertificateStatus, Descriptors, Direction, Failure, IdentityStatus, IstiodState, IstiodStatus, MOST_CERTIFICATES,
-    MOST_GATEWAYS, MOST_TUNNELS, MtlsBecause, NetworkGateway, OnDemandStatus, Plaintext, PodStatus, ReceivedStatus,
-    RejectedResource, Status, Tunnel, WorkerEnd,
+    CertificateStatus, Descriptors, Direction, Failure, IdentityStatus, IstiodState, IstiodStatus, KubernetesStatus,
+    MOST_CERTIFICATES, MOST_GATEWAYS, MOST_TROUBLES, MOST_TUNNELS, MtlsBecause, NetworkGateway, OnDemandStatus,
+    Plaintext, PodStatus, PodTrouble, ReceivedStatus, RejectedResource, Status, Tunnel, WorkerEnd,
 };
 
 /// Longest line either side accepts, in bytes. A node of a thousand pods answers `Status` well below it.

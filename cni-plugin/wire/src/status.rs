@@ -16,6 +16,8 @@ pub const MOST_TUNNELS: usize = 2000;
 
 /// Most gateways that [`Status::gateways`] lists.
 pub const MOST_GATEWAYS: usize = 1000;
+/// Most pods in trouble that [`KubernetesStatus::troubles`] lists.
+pub const MOST_TROUBLES: usize = 200;
 /// Most identities that [`Status::certificates`] lists.
 pub const MOST_CERTIFICATES: usize = 1000;
 
@@ -53,6 +55,9 @@ pub struct Status {
     /// The way to istiod; none when a mesh file is followed.
     #[serde(default)]
     pub istiod: Option<IstiodStatus>,
+    /// The way to Kubernetes' API server; none when pods are not enrolled by it.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesStatus>,
     /// Number of workloads, services and policies in the snapshot that serves now.
     pub mesh_size: [usize; 3],
     /// Certificates by identity, at most [`MOST_CERTIFICATES`].
@@ -114,6 +119,34 @@ pub struct IstiodStatus {
     /// What is asked for one by one; none when all there is is asked for.
     #[serde(default)]
     pub on_demand: Option<OnDemandStatus>,
+}
+
+/// The way to Kubernetes' API server, and what is wrong with pods that it tells of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KubernetesStatus {
+    /// Its URL.
+    pub address: String,
+    /// Whether all pods and namespaces were told at least once.
+    pub listed: bool,
+    /// How long changes have not been followed, in seconds; none while they are.
+    pub out_of_sync_seconds: Option<u64>,
+    /// Why they are not.
+    pub last_error: Option<String>,
+    /// Pods of this node that are known.
+    pub pods: usize,
+    /// Pods that are not as they should be, at most [`MOST_TROUBLES`].
+    pub troubles: Vec<PodTrouble>,
+}
+
+/// What is wrong with a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodTrouble {
+    /// `NAMESPACE/NAME`.
+    pub pod: String,
+    /// What is wrong.
+    pub what: String,
+    /// In how many seconds it is tried again; none when it is not.
+    pub retry_seconds: Option<u64>,
 }
 
 /// What an agent asks istiod for one by one.

@@ -3,7 +3,7 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 26] = [
+const MAY_IMPORT: [(&str, &[&str]); 27] = [
     // It is given closures for everything it tells.
     ("admin", &[]),
     // The composition root knows everybody.
@@ -19,6 +19,7 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
             "hbone",
             "identity",
             "istiod",
+            "kubernetes",
             "mesh",
             "parent",
             "pods",
@@ -40,7 +41,10 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ),
     ("cli", &["check::CheckArgs", "cleanup::CleanupArgs"]),
     // It makes the values that others take.
-    ("config", &["hbone", "identity", "istiod", "mesh::HBONE_PORT", "proxy"]),
+    (
+        "config",
+        &["hbone", "identity", "istiod", "kubernetes", "mesh::HBONE_PORT", "proxy"],
+    ),
     // Values in, JSON out.
     ("config_dump", &["config", "identity", "mesh", "pods::ask", "proxy"]),
     ("control", &["pods", "status"]),
@@ -52,6 +56,8 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("hbone", &["identity", "mesh::Authority", "mesh::Workload", "tls"]),
     ("identity", &["istiod", "tls"]),
     ("istiod", &["file_stamp", "tls"]),
+    // It looks into a namespace to know whose it is; what is redirected in it is the registry's.
+    ("kubernetes", &["pods", "redirect::Netns", "telemetry"]),
     // Decisions are pure values.
     ("mesh", &["file_stamp", "identity"]),
     ("operator", &["cli", "identity", "mesh", "status"]),
@@ -91,7 +97,15 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("start_code", &[]),
     (
         "status",
-        &["admin::Readiness", "identity", "mesh", "pods", "proxy", "xds"],
+        &[
+            "admin::Readiness",
+            "identity",
+            "kubernetes::Kubernetes",
+            "mesh",
+            "pods",
+            "proxy",
+            "xds",
+        ],
     ),
     // It is told what happens; it does not know how connections are made.
     (

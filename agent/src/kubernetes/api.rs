@@ -1,0 +1,216 @@
+//! What is asked of the API server besides watching: one pod, one annotation, one event.
+
+use std::{path::Path, time::Duration};
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api, Client, Config,
+    api::{Patch, PatchParams},
+    config::{KubeConfigOptions, Kubeconfig},
+    core::PartialObjectMeta,
+};
+use serde_json::json;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::timeout;
+
+use super::{annotations::REDIRECTION, object::PodObject, pod::Pod};
+
+/// Longest call but watches.
+const CALL: Duration = Duration::from_secs(10);
+/// A connection that is silent for as long is dead; watches hear something more often.
+const DEAD: Duration = Duration::from_secs(150);
+/// Who writes, in the API server's records.
+const MANAGER: &str = "isthmus";
+/// Longest text of an event, in bytes (`note` of events.k8s.io/v1).
+const LONGEST_NOTE: usize = 1000;
+
+/// The API server, as the agent of one node.
+#[derive(Clone)]
+pub(super) struct ApiServer {
+    client: Client,
+    node: String,
+    address: String,
+}
+
+/// Why there is no way to the API server.
+#[derive(Debug, thiserror::Error)]
+pub enum NoWay {
+    /// The kubeconfig.
+    #[error("reading the kubeconfig {path}")]
+    Kubeconfig {
+        /// Its path.
+        path: std::path::PathBuf,
+        /// Cause.
+        #[source]
+        cause: kube::config::KubeconfigError,
+    },
+    /// The service account of our pod.
+    #[error(
+        "reading the service account of this pod (is its token mounted? automountServiceAccountToken must not be false; \
+         outside of a pod say --kubeconfig FILE)"
+    )]
+    ServiceAccount(#[source] kube::config::InClusterError),
+    /// What they say cannot be used.
+    #[error("preparing to speak to the API server at {address}")]
+    Client {
+        /// Where it is.
+        address: String,
+        /// Cause.
+        #[source]
+        cause: Box<kube::Error>,
+    },
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    /// There is no such object.
+    #[error("the API server knows nothing of that name")]
+    Absent,
+    /// It is another object of the same name by now.
+    #[error("it is another object of the same name by now")]
+    Another,
+    /// The server or the way to it.
+    #[error(transparent)]
+    Api(Box<kube::Error>),
+    /// No answer.
+    #[error("the API server did not answer within {}s", .0.as_secs())]
+    Late(Duration),
+}
+
+impl From<kube::Error> for CallError {
+    fn from(error: kube::Error) -> Self {
+        match &error {
+            kube::Error::Api(status) if status.code == 404 => Self::Absent,
+            kube::Error::Api(status) if status.code == 409 => Self::Another,
+            _ => Self::Api(Box::new(error)),
+        }
+    }
+}
+
+impl ApiServer {
+    /// By a kubeconfig, or as the service account of the pod we run in. Nothing is asked yet.
+    pub(super) async fn open(kubeconfig: Option<&Path>, node: &str) -> Result<Self, NoWay> {
+        let mut config = match kubeconfig {
+            Some(path) => of_file(path).await?,
+            None => Config::incluster().map_err(NoWay::ServiceAccount)?,
+        };
+        config.read_timeout = Some(DEAD);
+        config.reset_reader_on_write = true;
+        // What fails is tried again by who asks, at its own pace.
+        config.default_retry = false;
+        let address = config.cluster_url.to_string();
+        let client = Client::try_from(config).map_err(|cause| NoWay::Client {
+            address: address.clone(),
+            cause: Box::new(cause),
+        })?;
+        Ok(Self {
+            client,
+            node: node.to_owned(),
+            address,
+        })
+    }
+
+    /// One that a test answers for.
+    #[cfg(test)]
+    pub(super) fn scripted(client: Client) -> Self {
+        Self {
+            client,
+            node: "node1".to_owned(),
+            address: "https://scripted/".to_owned(),
+        }
+    }
+
+    /// Where it is.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// All pods, for watching those of this node.
+    pub(super) fn pods(&self) -> Api<PodObject> {
+        Api::all(self.client.clone())
+    }
+
+    /// The fields that tell pods of this node.
+    pub(super) fn on_this_node(&self) -> String {
+        format!("spec.nodeName={}", self.node)
+    }
+
+    /// All namespaces, without anything but their metadata.
+    pub(super) fn namespaces(&self) -> Api<PartialObjectMeta<Namespace>> {
+        Api::all(self.client.clone())
+    }
+
+    /// One pod.
+    pub(super) async fn pod(&self, namespace: &str, name: &str) -> Result<PodObject, CallError> {
+        let api: Api<PodObject> = Api::namespaced(self.client.clone(), namespace);
+        bounded(api.get(name)).await
+    }
+
+    /// One namespace.
+    pub(super) async fn namespace(&self, name: &str) -> Result<PartialObjectMeta<Namespace>, CallError> {
+        bounded(self.namespaces().get(name)).await
+    }
+
+    /// Writes what a pod's redirection is, or takes that away. Answers the pod as it is then.
+    pub(super) async fn annotate(&self, pod: &Pod, redirection: Option<&str>) -> Result<PodObject, CallError> {
+        let api: Api<PodObject> = Api::namespaced(self.client.clone(), &pod.namespace);
+        // The UID makes the server refuse to write to a later pod of the same name.
+        let patch = Patch::Merge(json!({
+            "metadata": { "uid": pod.object_uid, "annotations": { REDIRECTION: redirection } },
+        }));
+        let parameters = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        bounded(api.patch_status(&pod.name, &parameters, &patch)).await
+    }
+
+    /// Leaves a warning where `kubectl describe pod` shows it.
+    pub(super) async fn warn(&self, pod: &Pod, reason: &str, note: &str) -> Result<(), CallError> {
+        let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+        let end = note.floor_char_boundary(LONGEST_NOTE);
+        let event = json!({
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": { "generateName": format!("{}.", pod.name), "namespace": pod.namespace },
+            "eventTime": now,
+            "type": "Warning",
+            "action": "Enrol",
+            "reason": reason,
+            "note": note.get(..end).unwrap_or_default(),
+            "reportingController": "isthmus",
+            "reportingInstance": self.node,
+            "regarding": {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "namespace": pod.namespace,
+                "name": pod.name,
+                "uid": pod.object_uid,
+            },
+        });
+        let request = http::Request::post(format!("/apis/events.k8s.io/v1/namespaces/{}/events", pod.namespace))
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(event.to_string().into_bytes())
+            .map_err(|error| CallError::Api(Box::new(kube::Error::HttpError(error))))?;
+        bounded(self.client.request_text(request)).await.map(drop)
+    }
+}
+
+async fn of_file(path: &Path) -> Result<Config, NoWay> {
+    let wrong = |cause| NoWay::Kubeconfig {
+        path: path.to_owned(),
+        cause,
+    };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(wrong)
+}
+
+async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, CallError> {
+    match timeout(CALL, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(CallError::Late(CALL)),
+    }
+}
