@@ -10,12 +10,14 @@
 //! | `given` | texts and where they stand |
 //! | `reader` | texts into values within bounds |
 //! | `istiod` | what is kept for talking to istiod |
+//! | `kubernetes` | who is enrolled by Kubernetes |
 //! | `print` | `--print-config`, `--help`, the tables of the document |
 
 mod asked;
 mod given;
 mod istiod;
 mod kind;
+mod kubernetes;
 mod mistakes;
 mod print;
 mod proxy_config;
@@ -157,6 +159,8 @@ pub struct NodeConfig {
     pub ebpf_log: bool,
     /// Whether connects to destinations outside the mesh are left alone.
     pub leave_non_mesh: bool,
+    /// Enrolment by Kubernetes, if it is on.
+    pub kubernetes: Option<crate::kubernetes::Settings>,
 }
 
 /// `isthmus gateway`.
@@ -205,6 +209,7 @@ impl NodeConfig {
             release_deadline: reader.duration("release-deadline"),
             ebpf_log: reader.switch("ebpf-log"),
             leave_non_mesh: reader.switch("leave-non-mesh"),
+            kubernetes: kubernetes::read(&mut reader, &common.istiod.pod),
             common,
         };
         finish(reader, asked, |notes, printed| Self {

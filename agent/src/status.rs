@@ -25,6 +25,7 @@ pub use self::{
 use crate::{
     admin::Readiness,
     identity::Certificates,
+    kubernetes::Kubernetes,
     mesh::{self, Mesh},
     pods::{Pods, ask::Survey, certificate_status::certificate_status},
     proxy::{self, Gateway, TunnelInfo},
@@ -50,6 +51,8 @@ pub struct Facts {
     pub mesh_state: watch::Receiver<String>,
     /// What the client of istiod says of itself; none when a mesh file is followed.
     pub istiod: Option<watch::Receiver<Told>>,
+    /// Enrolment by Kubernetes; none where there is none.
+    pub kubernetes: Option<Kubernetes>,
     /// The certificates of this process.
     pub certificates: Certificates,
     /// Whether the agent is ready.
@@ -148,6 +151,7 @@ impl Desk {
             mesh_since_seconds: mesh_since.as_secs(),
             mesh_age_seconds: mesh_age.map(|age| age.as_secs()),
             istiod: istiod.as_ref().map(istiod::Istiod::status),
+            kubernetes: facts.kubernetes.as_ref().map(Kubernetes::status),
             mesh_size: mesh.sizes(),
             certificates: identities(&facts.certificates),
             gateways: gateways::known(&mesh, proxy::passes_over),

@@ -35,9 +35,10 @@ use crate::{
     config::NodeConfig,
     config_dump, control,
     identity::istiod_ca::Asks,
+    kubernetes::{Kubernetes, Place},
     parent::{handover, keeper::Keeper},
     pods::{
-        Registry,
+        Pods, Registry,
         record::Records,
         registry::{Parts, Stirred},
     },
@@ -45,7 +46,7 @@ use crate::{
     shards::Shards,
     start_code,
     status::{Desk, Facts, Holder},
-    telemetry::log::LogHandle,
+    telemetry::{Telemetry, log::LogHandle},
 };
 
 /// How long an agent that could take over waits for the mesh, while the one before serves.
@@ -157,7 +158,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         leave_non_mesh: config.leave_non_mesh && source.mesh.demand().is_none(),
         release_deadline: config.release_deadline,
         stirred,
-        telemetry,
+        telemetry: Arc::clone(&telemetry),
     };
     drop(node_netns);
     let (registry, pods) = Registry::adopt(parts, stirrings, held).await;
@@ -166,6 +167,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         registry.remove_other_generations();
     }
     registry.tell_ready().map_err(failed("telling the parent process"))?;
+    let kubernetes = enrol_by_kubernetes(&config, &pods, &telemetry).await?;
     let facts = Facts {
         node: config.node.clone(),
         network: network.to_string(),
@@ -173,6 +175,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         ended: before.ended,
         mesh_state: source.state.clone(),
         istiod: source.told.clone(),
+        kubernetes: kubernetes.clone(),
         certificates,
         mesh,
         readiness: admin.readiness.clone(),
@@ -193,11 +196,17 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     start_code::let_go_soon();
 
     let deadline = config.common.drain_deadline;
+    let attend_to_nobody = || {
+        control.abort();
+        if let Some(kubernetes) = &kubernetes {
+            kubernetes.end();
+        }
+    };
     tokio::select! {
         _ = terminated.recv() => {
             admin.readiness.pend(readiness::DRAIN);
             tracing::info!(?deadline, "draining; pods stay guarded");
-            control.abort();
+            attend_to_nobody();
             pods.drain(deadline).await;
             registry.abort();
             source.end().await;
@@ -205,7 +214,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         _ = handed_over.recv() => {
             admin.readiness.pend(readiness::DRAIN);
             tracing::info!(?deadline, "draining; a successor serves the pods");
-            control.abort();
+            attend_to_nobody();
             let quiet = || {
                 if let Err(error) = link.quiet() {
                     tracing::warn!(%error, "the parent does not hear that the node is the successor's");
@@ -216,6 +225,24 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     }
     tracing::info!("drained");
     Ok(())
+}
+
+/// From now on the API server's word makes pods come and go.
+async fn enrol_by_kubernetes(
+    config: &NodeConfig,
+    pods: &Pods,
+    telemetry: &Arc<Telemetry>,
+) -> Result<Option<Kubernetes>, StartError> {
+    let Some(settings) = &config.kubernetes else {
+        return Ok(None);
+    };
+    let place = Place {
+        node: &config.node,
+        netns: &config.node_netns,
+    };
+    let kubernetes = Kubernetes::start(settings, place, pods.clone(), telemetry).await;
+    let step = "finding the way to Kubernetes' API server (pods can be enrolled without it: --kubernetes=false)";
+    kubernetes.map(Some).map_err(failed(step))
 }
 
 async fn redirect(config: &NodeConfig, pins: &Pins, node: &Netns) -> Result<(NodePrograms, PodPrograms), StartError> {

@@ -117,6 +117,15 @@ impl Reader {
         parsed.unwrap_or_default()
     }
 
+    /// A switch whose default depends on the rest.
+    pub(super) fn switch_or(&mut self, flag: &'static str, standard: bool) -> bool {
+        if self.given.text(flag).is_none() {
+            self.assume(flag, standard);
+            return standard;
+        }
+        self.switch(flag)
+    }
+
     pub(super) fn port(&mut self, flag: &'static str) -> Option<u16> {
         self.parsed(flag, |text| {
             let port = value::port(text)?;
@@ -244,7 +253,7 @@ impl Reader {
     }
 
     /// What holds instead of a setting that nobody gave.
-    fn assume(&mut self, flag: &'static str, value: String) {
+    fn assume(&mut self, flag: &'static str, value: impl Into<Value>) {
         self.effective.retain(|shown| shown.flag != flag);
         self.shown(flag, value.into(), Source::Default);
     }

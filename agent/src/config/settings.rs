@@ -3,6 +3,7 @@
 //! docs/configuration.md shows the same table; a test holds the two together.
 
 mod istiod;
+mod kubernetes;
 mod process;
 mod traffic;
 
@@ -36,9 +37,14 @@ pub enum Fallback {
 
 /// All settings, in the order in which they are shown.
 pub fn settings() -> impl Iterator<Item = &'static Setting> {
-    [process::PROCESS, traffic::TRAFFIC, istiod::ISTIOD]
-        .into_iter()
-        .flatten()
+    [
+        process::PROCESS,
+        kubernetes::KUBERNETES,
+        traffic::TRAFFIC,
+        istiod::ISTIOD,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The settings that `verb` has.

@@ -1,4 +1,4 @@
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use super::*;
 use crate::istiod::Token;
@@ -130,6 +130,7 @@ fn another_value(setting: &Setting) -> &'static str {
         ("identity", _) => "demo/gateway",
         ("instance-ip", _) => "10.0.0.9",
         ("vigil", _) => "77us",
+        ("enablement-selector", _) => r#"[{"podSelector":{}}]"#,
         (_, Kind::Text) => "another",
         (_, Kind::Path | Kind::Secret | Kind::Roots) => "/another/path",
         (_, Kind::Moment { .. }) => "77s",
@@ -367,6 +368,40 @@ fn in_a_cluster_istiod_is_found_by_its_service_and_empty_means_nowhere() {
     assert_eq!(address(&[("XDS_ADDRESS", "")]), None);
     let config = run("", &[("XDS_ADDRESS", "a:1")]).unwrap();
     assert_eq!(config.common.istiod.ca_address.as_deref(), Some("https://a:1"));
+}
+
+#[test]
+fn pods_are_enrolled_by_kubernetes_where_there_is_one() {
+    let of = |line: &str, variables: &[(&str, &str)]| run(line, variables).unwrap().kubernetes;
+    let in_cluster = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+    assert_eq!(of("", &[]), None);
+    assert_eq!(of("--kubernetes=false", &[in_cluster]), None);
+    let settings = of("", &[in_cluster]).unwrap();
+    assert_eq!((settings.kubeconfig, settings.proc), (None, "/proc".into()));
+    assert_eq!(settings.rules.excluded, BTreeSet::from(["kube-system".to_owned()]));
+    let settings = of(
+        "--kubeconfig /k --proc /host/proc",
+        &[
+            ("EXCLUDE_NAMESPACES", "a, b,"),
+            ("SYSTEM_NAMESPACE", "mesh"),
+            ("POD_NAMESPACE", "agents"),
+            ("POD_NAME", "x"),
+            ("AMBIENT_ENABLEMENT_SELECTOR", "- podSelector: {matchLabels: {a: b}}"),
+        ],
+    );
+    let settings = settings.unwrap();
+    assert_eq!(
+        (settings.kubeconfig, settings.proc),
+        (Some("/k".into()), "/host/proc".into())
+    );
+    let names = |names: [&str; 2]| BTreeSet::from(names.map(str::to_owned));
+    assert_eq!(settings.rules.excluded, names(["a", "b"]));
+    assert_eq!(settings.rules.system, names(["agents", "mesh"]));
+    assert_eq!(settings.rules.own_pod, Some(("agents".to_owned(), "x".to_owned())));
+    assert_ne!(settings.rules.enablement, crate::kubernetes::Enablement::default());
+    assert_eq!(of("--kubernetes", &[]).unwrap().kubeconfig, None);
+    assert!(mistake(run("--exclude-namespaces a;b", &[]), "--exclude-namespaces").contains("commas"));
+    mistake(run("--enablement-selector x", &[]), "--enablement-selector");
 }
 
 #[test]

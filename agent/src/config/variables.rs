@@ -180,6 +180,10 @@ pub const VARIABLES: &[Variable] = &[
         "INPOD_ENABLED",
         Ignored("pods are always served inside their own network namespaces"),
     ),
+    // istio-cni's.
+    row("EXCLUDE_NAMESPACES", Sets("exclude-namespaces")),
+    row("SYSTEM_NAMESPACE", Sets("system-namespace")),
+    row("AMBIENT_ENABLEMENT_SELECTOR", Sets("enablement-selector")),
     // Only Isthmus has these.
     row("ISTHMUS_MESH_SNAPSHOT", Sets("mesh-snapshot")),
     row("ISTHMUS_EMBEDDED_CA", Sets("embedded-ca")),
@@ -187,6 +191,9 @@ pub const VARIABLES: &[Variable] = &[
     row("ISTHMUS_BPFFS", Sets("bpffs")),
     row("ISTHMUS_CGROUP", Sets("cgroup")),
     row("ISTHMUS_NODE_NETNS", Sets("node-netns")),
+    row("ISTHMUS_KUBERNETES", Sets("kubernetes")),
+    row("ISTHMUS_KUBECONFIG", Sets("kubeconfig")),
+    row("ISTHMUS_PROC", Sets("proc")),
     row("ISTHMUS_RELEASE_DEADLINE", Sets("release-deadline")),
     row("ISTHMUS_VIGIL", Sets("vigil")),
     row("ISTHMUS_EBPF_LOG", Sets("ebpf-log")),

@@ -1,6 +1,7 @@
 //! What is not as it should be. Pure: one status in, lines for an operator out, the gravest first.
 
 mod control_plane;
+mod kubernetes;
 
 use isthmus_abi::Verdict;
 use isthmus_wire::{MtlsBecause, PodStatus, Status};
@@ -75,6 +76,7 @@ pub fn problems(status: &Status) -> Vec<Problem> {
         Some(istiod) => found.extend(control_plane::istiod(istiod, status)),
         None => found.extend(mesh(status)),
     }
+    found.extend(status.kubernetes.iter().flat_map(kubernetes::kubernetes));
     found.extend(worker(status));
     found.extend(descriptors(status));
     for pod in status.pods.values() {

@@ -2,7 +2,7 @@
 
 mod control_plane;
 
-use isthmus_wire::{Direction, MtlsBecause, PodStatus, Status};
+use isthmus_wire::{Direction, KubernetesStatus, MtlsBecause, PodStatus, Status};
 use serde::Serialize;
 
 use super::{
@@ -107,6 +107,7 @@ fn head(out: &mut String, status: &Status) {
             "ISTIOD",
             status.istiod.as_ref().map_or_else(String::new, control_plane::istiod),
         ),
+        ("KUBE", status.kubernetes.as_ref().map_or_else(String::new, kubernetes)),
         (
             "LOAD",
             format!(
@@ -120,6 +121,21 @@ fn head(out: &mut String, status: &Status) {
     for (key, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
         line(out, &format!("{key:<6} {value}"));
     }
+}
+
+/// The way to Kubernetes' API server in one line.
+fn kubernetes(kubernetes: &KubernetesStatus) -> String {
+    let state = match (kubernetes.out_of_sync_seconds, kubernetes.listed) {
+        (Some(since), _) => format!("not followed for {}", age(since)),
+        (None, false) => "not listed yet".to_owned(),
+        (None, true) => "followed".to_owned(),
+    };
+    let address = printable(&kubernetes.address);
+    let error = kubernetes
+        .last_error
+        .as_ref()
+        .map_or_else(String::new, |error| format!(", last error: {}", printable(error)));
+    format!("{address} {state}, {} pods of this node{error}", kubernetes.pods)
 }
 
 fn pods(out: &mut String, status: &Status) {

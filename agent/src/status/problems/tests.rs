@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use isthmus_wire::{
-    CertificateStatus, Descriptors, IdentityStatus, IstiodState, IstiodStatus, NetworkGateway, ReceivedStatus,
-    RejectedResource, WorkerEnd,
+    CertificateStatus, Descriptors, IdentityStatus, IstiodState, IstiodStatus, KubernetesStatus, NetworkGateway,
+    PodTrouble, ReceivedStatus, RejectedResource, WorkerEnd,
 };
 
 use super::*;
@@ -322,6 +322,71 @@ fn an_istiod_that_is_not_reached_is_told_with_its_error_and_with_what_serves() {
         },
         &["connection refused", "nothing is known of the mesh", "refused"],
     );
+}
+
+fn kubernetes() -> KubernetesStatus {
+    KubernetesStatus {
+        address: "https://10.96.0.1:443/".to_owned(),
+        listed: true,
+        pods: 7,
+        ..KubernetesStatus::default()
+    }
+}
+
+#[test]
+fn an_api_server_that_is_followed_or_away_for_a_moment_is_no_problem() {
+    for since in [None, Some(29)] {
+        let status = Status {
+            kubernetes: Some(KubernetesStatus {
+                out_of_sync_seconds: since,
+                ..kubernetes()
+            }),
+            ..healthy()
+        };
+        assert_eq!(problems(&status), []);
+    }
+}
+
+#[test]
+fn an_api_server_that_is_away_is_told_with_what_holds_meanwhile() {
+    let away = |listed| KubernetesStatus {
+        listed,
+        out_of_sync_seconds: Some(75),
+        last_error: Some("connection refused".to_owned()),
+        ..kubernetes()
+    };
+    let words = [
+        "https://10.96.0.1:443/",
+        "1m15s",
+        "connection refused",
+        "docs/kubernetes.md",
+    ];
+    for (listed, holds) in [(true, "stay as they are"), (false, "those that are enrolled stay")] {
+        shows(
+            |status| status.kubernetes = Some(away(listed)),
+            &[&words[..], &[holds]].concat(),
+        );
+    }
+}
+
+#[test]
+fn pods_that_are_not_enrolled_are_told_with_the_reason() {
+    let trouble = |retry_seconds| PodTrouble {
+        pod: "demo/curl".to_owned(),
+        what: "it is not enrolled: no process".to_owned(),
+        retry_seconds,
+    };
+    for (retry, words) in [(Some(20), "again in 20s"), (None, "change the pod")] {
+        shows(
+            |status| {
+                status.kubernetes = Some(KubernetesStatus {
+                    troubles: vec![trouble(retry)],
+                    ..kubernetes()
+                });
+            },
+            &["demo/curl", "no process", words],
+        );
+    }
 }
 
 #[test]
