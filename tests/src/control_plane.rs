@@ -25,6 +25,7 @@ mod pod;
 mod probe;
 mod programs;
 mod roots;
+mod sandbox;
 mod service;
 pub mod t1;
 
@@ -35,6 +36,7 @@ pub use east_west::EastWest;
 pub use pod::ClusterPodBuilder;
 pub use probe::Told;
 pub use roots::{Intermediate, Roots};
+pub use sandbox::Sandbox;
 pub use service::ClusterServiceBuilder;
 pub use t1::{Second, T1, split_horizon};
 

@@ -93,6 +93,13 @@ impl Netns {
         command
     }
 
+    /// Whether a process is in it.
+    pub fn is_of(&self, pid: u32) -> bool {
+        let of_process = fs::metadata(format!("/proc/{pid}/ns/net"));
+        let own = fs::metadata(self.path());
+        matches!((of_process, own), (Ok(process), Ok(own)) if process.ino() == own.ino())
+    }
+
     /// Runs `inside` on a thread of its own that has entered the namespace. Sockets made there stay there.
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> Result<T> {
         let path = self.path();

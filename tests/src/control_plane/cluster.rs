@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -102,6 +102,33 @@ impl Cluster {
     /// Kills its istiod.
     pub fn kill_istiod(&self) {
         self.inner.istiod.kill();
+    }
+
+    /// Kills its apiserver; istiod and agents go on without.
+    pub fn kill_apiserver(&self) {
+        self.inner.kubernetes.kill();
+    }
+
+    /// Starts its apiserver again after [`Cluster::kill_apiserver`].
+    pub fn start_apiserver(&self) -> Result {
+        self.inner.kubernetes.restart()
+    }
+
+    /// A kubeconfig that shows a token of a service account, for who is on this cluster's network.
+    pub fn kubeconfig(&self, namespace: &str, account: &str) -> Result<PathBuf> {
+        self.account(namespace, account)?;
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": { "expirationSeconds": 3600 },
+        });
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let answer = self.api().post(&path, &request)?;
+        let token = answer.pointer("/status/token").and_then(Value::as_str);
+        let path = self.world().file_for(&format!("kubeconfig-{account}"));
+        let token = token.because("a request for a token is answered with one")?;
+        self.inner.kubernetes.kubeconfig_of(&path, token)?;
+        Ok(path)
     }
 
     /// Its name, which istiod and agents are told as `CLUSTER_ID`.

@@ -4,7 +4,7 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     failure::{Failure, Result},
-    lab::World,
+    lab::{World, lock},
     netns::Netns,
     process::Process,
     wait::within,
@@ -38,13 +38,25 @@ pub(super) struct Kubernetes {
     root: String,
     inner: IpAddr,
     outer: IpAddr,
-    apiserver: Process,
+    /// None while it is away.
+    apiserver: Mutex<Option<Process>>,
+    log: PathBuf,
+    begin: Begin,
     // Ended after who uses it.
     _etcd: Process,
 }
 
-/// Where the machine of a control plane is.
+/// What is needed to start an apiserver, again and again.
 #[derive(Debug)]
+struct Begin {
+    world: Arc<World>,
+    name: String,
+    machine: Machine,
+    dir: PathBuf,
+}
+
+/// Where the machine of a control plane is.
+#[derive(Clone, Debug)]
 pub(super) struct Machine {
     /// Its namespace.
     pub(super) netns: Arc<Netns>,
@@ -77,49 +89,63 @@ impl Kubernetes {
             write(&dir.join(file), &text)?;
         }
         let etcd = etcd(world, name, machine, dir)?;
-        let mut apiserver = apiserver(world, name, machine, dir)?;
+        let begin = Begin {
+            world: Arc::clone(world),
+            name: name.to_owned(),
+            machine: machine.clone(),
+            dir: dir.to_owned(),
+        };
         let api = Api::new(
             &machine.netns,
             &format!("https://{}:{PORT}", machine.inner),
             &root.pem(),
             TOKEN,
         )?;
-        let up = within(UP, &format!("the apiserver of {name} is ready"), || {
-            if api.is_ready() {
-                Some(true)
-            } else {
-                (!apiserver.runs()).then_some(false)
-            }
-        });
-        if !up.as_ref().is_ok_and(|up| *up) {
-            let said = last_words(apiserver.errors().path());
-            return Err(Failure::new(format!(
-                "the apiserver of {name} did not come up; it says:\n{said}"
-            )));
-        }
+        let apiserver = begin.start(&api)?;
         Ok(Self {
             api,
             root: root.pem(),
             inner: machine.inner,
             outer: machine.outer,
-            apiserver,
+            log: apiserver.errors().path().to_owned(),
+            apiserver: Mutex::new(Some(apiserver)),
+            begin,
             _etcd: etcd,
         })
+    }
+
+    /// Kills the apiserver. What it told its etcd stays there.
+    pub(super) fn kill(&self) {
+        if let Some(mut apiserver) = lock(&self.apiserver).take() {
+            apiserver.kill();
+        }
+    }
+
+    /// Starts it again after [`Kubernetes::kill`] and waits until it is ready.
+    pub(super) fn restart(&self) -> Result {
+        let apiserver = self.begin.start(&self.api)?;
+        *lock(&self.apiserver) = Some(apiserver);
+        Ok(())
     }
 
     /// A kubeconfig for who is in its own namespace or network.
     pub(super) fn kubeconfig(&self, dir: &Path) -> Result<PathBuf> {
         let path = dir.join("kubeconfig");
-        write(&path, &self.config_at(self.inner).to_string())?;
+        write(&path, &self.config_at(self.inner, TOKEN).to_string())?;
         Ok(path)
+    }
+
+    /// The same for who shows another token.
+    pub(super) fn kubeconfig_of(&self, path: &Path, token: &str) -> Result {
+        write(path, &self.config_at(self.inner, token).to_string())
     }
 
     /// A kubeconfig for who comes over the internet: the value of a remote secret.
     pub(super) fn remote_config(&self) -> Value {
-        self.config_at(self.outer)
+        self.config_at(self.outer, TOKEN)
     }
 
-    fn config_at(&self, ip: IpAddr) -> Value {
+    fn config_at(&self, ip: IpAddr, token: &str) -> Value {
         let (name, root) = ("lab", base64(self.root.as_bytes()));
         json!({
             "apiVersion": "v1",
@@ -128,14 +154,35 @@ impl Kubernetes {
             "clusters": [{ "name": name, "cluster": {
                 "server": format!("https://{ip}:{PORT}"), "certificate-authority-data": root,
             } }],
-            "users": [{ "name": name, "user": { "token": TOKEN } }],
+            "users": [{ "name": name, "user": { "token": token } }],
             "contexts": [{ "name": name, "context": { "cluster": name, "user": name } }],
         })
     }
 
     /// What the apiserver writes.
     pub(super) fn log(&self) -> &Path {
-        self.apiserver.errors().path()
+        &self.log
+    }
+}
+
+impl Begin {
+    fn start(&self, api: &Api) -> Result<Process> {
+        let name = &self.name;
+        let mut apiserver = apiserver(&self.world, name, &self.machine, &self.dir)?;
+        let up = within(UP, &format!("the apiserver of {name} is ready"), || {
+            if api.is_ready() {
+                Some(true)
+            } else {
+                (!apiserver.runs()).then_some(false)
+            }
+        });
+        if up.as_ref().is_ok_and(|up| *up) {
+            return Ok(apiserver);
+        }
+        let said = last_words(apiserver.errors().path());
+        Err(Failure::new(format!(
+            "the apiserver of {name} did not come up; it says:\n{said}"
+        )))
     }
 }
 
