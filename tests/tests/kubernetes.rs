@@ -314,7 +314,10 @@ fn an_apiserver_that_is_away_loses_nobody_and_is_followed_when_it_is_back() -> R
 #[test]
 fn a_pod_without_a_proof_is_refused_and_told_and_enrolled_once_there_is_one() -> Result {
     let world = World::start("kubernetes proof")?;
-    let World { cluster, node, .. } = &world;
+    let World {
+        server, cluster, node, ..
+    } = &world;
+    let _echo = server.pod.echo(PORT)?;
     // In the mesh by its labels, and without a process that could tell its namespace.
     let bare = cluster.pod(node, "bare").namespace(SPACE).plain().start()?;
     label_namespace(cluster, Some("ambient"))?;
@@ -327,10 +330,12 @@ fn a_pod_without_a_proof_is_refused_and_told_and_enrolled_once_there_is_one() ->
     let told = troubles.iter().find(|trouble| trouble.pod == "shop/bare");
     let told = told.because("the trouble is told")?;
     assert!(told.what.contains("no process"), "{told:?}");
-    let events = cluster
-        .api()
-        .get(&format!("/apis/events.k8s.io/v1/namespaces/{SPACE}/events"))?;
-    assert!(events.to_string().contains("NotEnrolled"), "{events}");
+    within(SOON, "an event tells of it", || {
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{SPACE}/events");
+        let events = cluster.api().get(&path).ok()?.to_string();
+        (events.contains("NotEnrolled") && events.contains(&uid)).then_some(())
+    })
+    .because(format!("its last words:\n{}", world.agent.last_words()))?;
 
     // A process that is in another pod's namespace proves nothing.
     let wrong = Sandbox::start(&world.client.pod, &uid)?;

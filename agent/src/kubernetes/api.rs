@@ -7,10 +7,10 @@ use kube::{
     Api, Client, Config,
     api::{Patch, PatchParams},
     config::{KubeConfigOptions, Kubeconfig},
-    core::PartialObjectMeta,
+    core::{PartialObjectMeta, Status},
 };
 use serde_json::json;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use super::{annotations::REDIRECTION, object::PodObject, pod::Pod};
@@ -21,6 +21,8 @@ const CALL: Duration = Duration::from_secs(10);
 const DEAD: Duration = Duration::from_secs(150);
 /// Who writes, in the API server's records.
 const MANAGER: &str = "isthmus";
+/// What an event's name has of its pod's, in bytes.
+const LONGEST_STEM: usize = 200;
 /// Longest text of an event, in bytes (`note` of events.k8s.io/v1).
 const LONGEST_NOTE: usize = 1000;
 
@@ -71,7 +73,7 @@ pub(super) enum CallError {
     #[error("it is another object of the same name by now")]
     Another,
     /// The server or the way to it.
-    #[error(transparent)]
+    #[error("{}", words(.0))]
     Api(Box<kube::Error>),
     /// No answer.
     #[error("the API server did not answer within {}s", .0.as_secs())]
@@ -168,13 +170,14 @@ impl ApiServer {
 
     /// Leaves a warning where `kubectl describe pod` shows it.
     pub(super) async fn warn(&self, pod: &Pod, reason: &str, note: &str) -> Result<(), CallError> {
-        let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
         let end = note.floor_char_boundary(LONGEST_NOTE);
+        // The server adds some letters; a name that is as long as names may be leaves no room for them.
+        let stem = pod.name.get(..LONGEST_STEM).unwrap_or(&pod.name);
         let event = json!({
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": { "generateName": format!("{}.", pod.name), "namespace": pod.namespace },
-            "eventTime": now,
+            "metadata": { "generateName": format!("{stem}-"), "namespace": pod.namespace },
+            "eventTime": micro_time(OffsetDateTime::now_utc()),
             "type": "Warning",
             "action": "Enrol",
             "reason": reason,
@@ -197,6 +200,34 @@ impl ApiServer {
     }
 }
 
+/// What an operator needs of an error: what the server says, or where the way to it ends.
+pub(super) fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => words_of(status),
+        other => crate::pods::registry::chain(other),
+    }
+}
+
+/// The same of what the server says.
+pub(super) fn words_of(status: &Status) -> String {
+    format!("{} {}: {}", status.code, status.reason, status.message)
+}
+
+/// A moment in UTC as `MicroTime` has it: six digits behind the second, no more and no fewer.
+fn micro_time(moment: OffsetDateTime) -> String {
+    let (date, time) = (moment.date(), moment.time());
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
+        date.year(),
+        u8::from(date.month()),
+        date.day(),
+        time.hour(),
+        time.minute(),
+        time.second(),
+        time.microsecond()
+    )
+}
+
 async fn of_file(path: &Path) -> Result<Config, NoWay> {
     let wrong = |cause| NoWay::Kubeconfig {
         path: path.to_owned(),
@@ -212,5 +243,16 @@ async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Resul
     match timeout(CALL, call).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(CallError::Late(CALL)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_have_six_digits_behind_the_second() {
+        let moment = OffsetDateTime::from_unix_timestamp_nanos(1_795_291_713_000_042_999).unwrap();
+        assert_eq!(micro_time(moment), "2026-11-21T20:08:33.000042Z");
     }
 }

@@ -251,7 +251,10 @@ impl Steward {
     fn take(&self, memory: &mut Memory, wrote: Wrote) {
         let Some(uid) = wrote.uid else {
             if let Err(error) = wrote.outcome {
-                tracing::debug!(error = crate::pods::registry::chain(&error), "an event was not written");
+                tracing::warn!(
+                    error = crate::pods::registry::chain(&error),
+                    "an event about a pod was not written"
+                );
             }
             return;
         };

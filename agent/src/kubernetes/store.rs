@@ -85,17 +85,17 @@ impl Store {
 
     /// Takes news of pods.
     pub(super) fn pods(&self, news: News<Pod>) {
-        self.held.send_modify(|held| {
-            let listed = news.into_map(&mut held.pods);
-            held.feed(Of::Pods).hear(listed);
+        self.held.send_if_modified(|held| {
+            let heard = news.into_map(&mut held.pods);
+            held.feed(Of::Pods).hear(heard)
         });
     }
 
     /// Takes news of namespaces.
     pub(super) fn namespaces(&self, news: News<Labels>) {
-        self.held.send_modify(|held| {
-            let listed = news.into_map(&mut held.namespaces);
-            held.feed(Of::Namespaces).hear(listed);
+        self.held.send_if_modified(|held| {
+            let heard = news.into_map(&mut held.namespaces);
+            held.feed(Of::Namespaces).hear(heard)
         });
     }
 
@@ -193,26 +193,42 @@ impl Held {
 }
 
 impl Feed {
-    fn hear(&mut self, listed: bool) {
-        self.listed |= listed;
-        if listed {
+    /// Whether there is anything to look at.
+    fn hear(&mut self, heard: Heard) -> bool {
+        if heard == Heard::All {
+            self.listed = true;
             self.trouble = None;
         }
+        heard != Heard::Nothing
     }
 }
 
-impl<T> News<T> {
-    /// Answers whether it was all there is.
-    fn into_map(self, map: &mut HashMap<String, T>) -> bool {
-        match self {
+/// What news were worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    /// All there is.
+    All,
+    /// A change.
+    Change,
+    /// A change of what nobody looks at: most are.
+    Nothing,
+}
+
+impl<T: PartialEq> News<T> {
+    fn into_map(self, map: &mut HashMap<String, T>) -> Heard {
+        let changes = match self {
             Self::All(all) => {
                 *map = all.into_iter().collect();
-                return true;
+                return Heard::All;
             }
-            Self::Is(key, value) => drop(map.insert(key, value)),
-            Self::Gone(key) => drop(map.remove(&key)),
-        }
-        false
+            Self::Is(key, value) if map.get(&key) == Some(&value) => false,
+            Self::Is(key, value) => {
+                map.insert(key, value);
+                true
+            }
+            Self::Gone(key) => map.remove(&key).is_some(),
+        };
+        if changes { Heard::Change } else { Heard::Nothing }
     }
 }
 
@@ -272,6 +288,18 @@ mod tests {
         assert_eq!(store.count(), 1);
         store.pods(News::Gone("b".to_owned()));
         assert_eq!(store.intents().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_change_of_what_nobody_looks_at_wakes_nobody() {
+        let store = Store::new(Rules::default());
+        store.pods(News::Is("a".to_owned(), pod("a")));
+        let changes = store.changes();
+        store.pods(News::Is("a".to_owned(), pod("a")));
+        store.pods(News::Gone("b".to_owned()));
+        assert!(!changes.has_changed().unwrap());
+        store.pods(News::Is("b".to_owned(), pod("b")));
+        assert!(changes.has_changed().unwrap());
     }
 
     #[test]

@@ -185,7 +185,7 @@ async fn while_the_server_refuses_what_is_held_stays_and_the_error_is_told() {
     while store.trouble().0.is_none() {
         tokio::task::yield_now().await;
     }
-    assert!(store.trouble().0.unwrap().error.contains("Forbidden"));
+    assert!(store.trouble().0.unwrap().error.contains("listing: 403 Forbidden"));
     changes.changed().await.unwrap();
     let told = |words: &str| store.trouble().0.is_some_and(|trouble| trouble.error.contains(words));
     while !told("ServiceUnavailable") {

@@ -10,6 +10,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 
 use super::{
+    api::{words, words_of},
     back_off::BackOff,
     counters::{Counters, Happened},
     store::{News, Of, Store},
@@ -88,9 +89,18 @@ where
                         take(&self.store, News::Gone(key));
                     }
                 }
-                Err(error) => return crate::pods::registry::chain(&error),
+                Err(error) => return told(&error),
             }
         }
         "the watch ended".to_owned()
+    }
+}
+
+fn told(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(why) => format!("listing: {}", words(why)),
+        watcher::Error::WatchStartFailed(why) | watcher::Error::WatchFailed(why) => format!("watching: {}", words(why)),
+        watcher::Error::WatchError(status) => format!("watching: {}", words_of(status)),
+        other => crate::pods::registry::chain(other),
     }
 }
