@@ -94,6 +94,7 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
         mesh,
         mesh_state: source.state.clone(),
         istiod: source.told.clone(),
+        cni: None,
         certificates,
         readiness: admin.readiness.clone(),
         failures,

@@ -33,7 +33,8 @@ use super::{
 use crate::{
     admin::readiness,
     config::NodeConfig,
-    config_dump, control,
+    config_dump,
+    control::{self, additions::Additions, admission::Everybody},
     identity::istiod_ca::Asks,
     parent::{handover, keeper::Keeper},
     pods::{
@@ -173,7 +174,8 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         ended: before.ended,
         mesh_state: source.state.clone(),
         istiod: source.told.clone(),
-        certificates,
+        cni: None,
+        certificates: certificates.clone(),
         mesh,
         readiness: admin.readiness.clone(),
         failures,
@@ -183,7 +185,8 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     admin.dump(dumped, Some(pods.clone()));
     admin.count_pods(pods.clone(), before.restarts);
     admin.done(readiness::PODS);
-    let control = tokio::spawn(control::serve(control, pods.clone(), desk));
+    let additions = Additions::new(pods.clone(), certificates, Arc::new(Everybody));
+    let control = tokio::spawn(control::serve(control, additions, desk));
     // Before anybody is told to go ahead: from here on SIGTERM drains.
     let mut terminated = signal(SignalKind::terminate()).map_err(failed("listening for SIGTERM"))?;
     // A terminal sends SIGINT to the parent too, which passes on what it means.

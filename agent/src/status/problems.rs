@@ -76,6 +76,7 @@ pub fn problems(status: &Status) -> Vec<Problem> {
         None => found.extend(mesh(status)),
     }
     found.extend(worker(status));
+    found.extend(cni(status));
     found.extend(descriptors(status));
     for pod in status.pods.values() {
         found.extend(served(pod));
@@ -128,6 +129,12 @@ fn mesh(status: &Status) -> Option<Problem> {
             Some(problem(format!("the mesh is not taken since {since}: {error}"), advice))
         }
     }
+}
+
+fn cni(status: &Status) -> Option<Problem> {
+    let trouble = status.cni.as_ref()?.trouble.as_deref()?;
+    let advice = "until then new pods start as the configuration that is there has it; docs/cni.md tells more";
+    Some(problem(format!("the CNI plugin: {trouble}"), advice))
 }
 
 fn worker(status: &Status) -> Option<Problem> {

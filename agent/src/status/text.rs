@@ -2,7 +2,9 @@
 
 mod control_plane;
 
-use isthmus_wire::{Direction, MtlsBecause, PodStatus, Status};
+use std::path::PathBuf;
+
+use isthmus_wire::{CniStatus, Direction, MtlsBecause, PodStatus, Status};
 use serde::Serialize;
 
 use super::{
@@ -107,6 +109,7 @@ fn head(out: &mut String, status: &Status) {
             "ISTIOD",
             status.istiod.as_ref().map_or_else(String::new, control_plane::istiod),
         ),
+        ("CNI", status.cni.as_ref().map_or_else(String::new, cni)),
         (
             "LOAD",
             format!(
@@ -120,6 +123,18 @@ fn head(out: &mut String, status: &Status) {
     for (key, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
         line(out, &format!("{key:<6} {value}"));
     }
+}
+
+fn cni(cni: &CniStatus) -> String {
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| printable(&path.display().to_string()));
+    let configuration = path(&cni.configuration).unwrap_or_else(|| "not configured".to_owned());
+    let primary = cni.primary.as_deref().map(printable);
+    let made = primary.map_or_else(String::new, |primary| format!(", made from {primary}"));
+    let platform = cni
+        .platform
+        .as_deref()
+        .map_or_else(String::new, |name| format!(" ({name})"));
+    format!("{}: {configuration}{made}{platform}", cni.mode)
 }
 
 fn pods(out: &mut String, status: &Status) {

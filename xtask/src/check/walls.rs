@@ -43,7 +43,7 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("config", &["hbone", "identity", "istiod", "mesh::HBONE_PORT", "proxy"]),
     // Values in, JSON out.
     ("config_dump", &["config", "identity", "mesh", "pods::ask", "proxy"]),
-    ("control", &["pods", "status"]),
+    ("control", &["identity", "pods", "status"]),
     // It is asked for names; it does not know what for.
     ("dns", &[]),
     ("drain", &[]),
