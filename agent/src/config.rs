@@ -13,6 +13,7 @@
 //! | `print` | `--print-config`, `--help`, the tables of the document |
 
 mod asked;
+mod cni;
 mod given;
 mod istiod;
 mod kind;
@@ -35,6 +36,7 @@ use std::{
 
 pub use self::{
     asked::{Asked, Format},
+    cni::Cni,
     given::{Note, Source},
     istiod::{Istiod, OwnPod},
     kind::Kind,
@@ -157,6 +159,10 @@ pub struct NodeConfig {
     pub ebpf_log: bool,
     /// Whether connects to destinations outside the mesh are left alone.
     pub leave_non_mesh: bool,
+    /// The CNI plugin on the node.
+    pub cni: Cni,
+    /// Namespaces whose pods are never enrolled.
+    pub exclude_namespaces: Vec<String>,
 }
 
 /// `isthmus gateway`.
@@ -205,6 +211,8 @@ impl NodeConfig {
             release_deadline: reader.duration("release-deadline"),
             ebpf_log: reader.switch("ebpf-log"),
             leave_non_mesh: reader.switch("leave-non-mesh"),
+            cni: Cni::read(&mut reader),
+            exclude_namespaces: cni::namespaces(&mut reader),
             common,
         };
         finish(reader, asked, |notes, printed| Self {

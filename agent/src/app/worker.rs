@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     StartError,
     admin_ports::{AdminPorts, failures},
-    dump, failed,
+    cni_plugin, dump, failed,
     kept_certificates::Kept,
     mesh_source::MeshSource,
     open_certificates, raise_descriptor_limit, start_log, start_telemetry,
@@ -174,7 +174,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         ended: before.ended,
         mesh_state: source.state.clone(),
         istiod: source.told.clone(),
-        cni: None,
+        cni: cni_plugin::install(&config),
         certificates: certificates.clone(),
         mesh,
         readiness: admin.readiness.clone(),

@@ -2,6 +2,7 @@
 //!
 //! docs/configuration.md shows the same table; a test holds the two together.
 
+mod cni;
 mod istiod;
 mod process;
 mod traffic;
@@ -36,7 +37,7 @@ pub enum Fallback {
 
 /// All settings, in the order in which they are shown.
 pub fn settings() -> impl Iterator<Item = &'static Setting> {
-    [process::PROCESS, traffic::TRAFFIC, istiod::ISTIOD]
+    [process::PROCESS, traffic::TRAFFIC, cni::CNI, istiod::ISTIOD]
         .into_iter()
         .flatten()
 }

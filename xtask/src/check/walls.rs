@@ -3,7 +3,7 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 26] = [
+const MAY_IMPORT: [(&str, &[&str]); 27] = [
     // It is given closures for everything it tells.
     ("admin", &[]),
     // The composition root knows everybody.
@@ -12,6 +12,7 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
         &[
             "admin",
             "cli",
+            "cni",
             "config",
             "config_dump",
             "control",
@@ -36,11 +37,23 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("check", &["cli", "pods", "redirect"]),
     (
         "cleanup",
-        &["check", "config::MESH_SNAPSHOT", "parent::handover", "pods", "redirect"],
+        &[
+            "check",
+            "cni",
+            "config::MESH_SNAPSHOT",
+            "parent::handover",
+            "pods",
+            "redirect",
+        ],
     ),
     ("cli", &["check::CheckArgs", "cleanup::CleanupArgs"]),
+    // Files in, files out: it does not know whose pods they are about.
+    ("cni", &[]),
     // It makes the values that others take.
-    ("config", &["hbone", "identity", "istiod", "mesh::HBONE_PORT", "proxy"]),
+    (
+        "config",
+        &["cni::Mode", "hbone", "identity", "istiod", "mesh::HBONE_PORT", "proxy"],
+    ),
     // Values in, JSON out.
     ("config_dump", &["config", "identity", "mesh", "pods::ask", "proxy"]),
     ("control", &["identity", "pods", "status"]),
