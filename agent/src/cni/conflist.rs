@@ -266,6 +266,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_text_cut_anywhere_is_refused() {
+        for end in 0..CALICO.len() {
+            assert!(Configuration::parse(&CALICO[..end], true).is_err(), "{end}");
+            assert!(Configuration::parse(&CALICO[..end], false).is_err(), "{end}");
+        }
+        let deep = format!("{{\"name\":\"n\",\"plugins\":{}", "[".repeat(100_000));
+        assert!(Configuration::parse(&deep, true).is_err());
+    }
+
+    #[test]
     fn own_pods_are_those_of_the_daemonset() {
         let set = Plugin::daemon_set_of;
         assert_eq!(set(Some("mesh"), Some("isthmus-node-x7k2p")), ["mesh/isthmus-node-"]);
