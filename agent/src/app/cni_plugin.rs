@@ -3,19 +3,32 @@
 use std::{env, path::PathBuf};
 
 use isthmus_wire::{CniStatus, SOCKET_NAME};
-use tokio::sync::watch;
+use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
     cni::{self, Install, PLUGIN, Places, Plugin},
     config::NodeConfig,
 };
 
-/// Installs it, if that is asked for, and looks after it as long as this process lives. Tells how it stands.
-pub(super) fn install(config: &NodeConfig) -> Option<watch::Receiver<CniStatus>> {
+/// The plugin, looked after until this is dropped: two agents with two versions of it must not undo each other's work.
+pub(super) struct Installed {
+    /// How it stands.
+    pub(super) status: watch::Receiver<CniStatus>,
+    following: AbortHandle,
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        self.following.abort();
+    }
+}
+
+/// Installs it, if that is asked for.
+pub(super) fn install(config: &NodeConfig) -> Option<Installed> {
     let install = asked(config)?;
     let (told, status) = watch::channel(CniStatus::default());
-    tokio::spawn(cni::follow(install, told));
-    Some(status)
+    let following = tokio::spawn(cni::follow(install, told)).abort_handle();
+    Some(Installed { status, following })
 }
 
 fn asked(config: &NodeConfig) -> Option<Install> {

@@ -167,6 +167,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         registry.remove_other_generations();
     }
     registry.tell_ready().map_err(failed("telling the parent process"))?;
+    let plugin = cni_plugin::install(&config);
     let facts = Facts {
         node: config.node.clone(),
         network: network.to_string(),
@@ -174,7 +175,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         ended: before.ended,
         mesh_state: source.state.clone(),
         istiod: source.told.clone(),
-        cni: cni_plugin::install(&config),
+        cni: plugin.as_ref().map(|plugin| plugin.status.clone()),
         certificates: certificates.clone(),
         mesh,
         readiness: admin.readiness.clone(),
@@ -199,6 +200,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     tokio::select! {
         _ = terminated.recv() => {
             admin.readiness.pend(readiness::DRAIN);
+            drop(plugin);
             tracing::info!(?deadline, "draining; pods stay guarded");
             control.abort();
             pods.drain(deadline).await;
@@ -207,6 +209,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         }
         _ = handed_over.recv() => {
             admin.readiness.pend(readiness::DRAIN);
+            drop(plugin);
             tracing::info!(?deadline, "draining; a successor serves the pods");
             control.abort();
             let quiet = || {
