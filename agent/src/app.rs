@@ -1,9 +1,11 @@
 //! The composition root: the only place that knows every part.
 
 mod admin_ports;
+mod cni_plugin;
 mod dump;
 mod gateway;
 mod kept_certificates;
+mod kubernetes_admission;
 mod mesh_source;
 mod worker;
 

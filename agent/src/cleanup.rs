@@ -1,7 +1,7 @@
 //! `isthmus cleanup`: takes every trace of the agent off the node, also of one that died half-way.
 //!
-//! In this order: first what redirects, then what stands in pods, then the guard, then pins, records and socket. If it
-//! is interrupted, pods that were not reached yet stay guarded; a second run goes on from there.
+//! In this order: first what redirects, then what stands in pods, then the guard, then pins, the CNI plugin, records and
+//! socket. If it is interrupted, pods that were not reached yet stay guarded; a second run goes on from there.
 
 pub mod arguments;
 mod ledger;
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use isthmus_wire::{Request, Response, SOCKET_NAME, ask};
+use isthmus_wire::{NAMESPACES_NAME, Request, Response, SOCKET_NAME, ask};
 use tokio::runtime::Builder;
 
 pub use arguments::CleanupArgs;
@@ -27,6 +27,7 @@ use crate::{
         capabilities,
         pins::{Facts, NodePins},
     },
+    cni::{self, Places},
     config::MESH_SNAPSHOT,
     parent::handover,
     pods::{
@@ -172,6 +173,8 @@ async fn remove(arguments: &CleanupArgs, scope: &Scope, ledger: &mut Ledger<impl
     scope.abandoned.iter().for_each(|path| unpin_all(path, ledger));
     abandoned_cgroups(arguments, ledger);
     if scope.has_run_directory {
+        // As long as runtimes call the plugin, no pod starts without the agent.
+        remove_plugin(arguments, ledger);
         clear_run_directory(arguments, scope, &kept, ledger);
     }
     // Left when others are pinned in it.
@@ -287,6 +290,14 @@ async fn clear_namespace(netns: &Netns, enrolled: bool) -> Result<bool, RoutingE
     Ok(is_ours)
 }
 
+fn remove_plugin(arguments: &CleanupArgs, ledger: &mut Ledger<impl Write>) {
+    let places = Places::find(arguments.cni_bin_dir.clone(), arguments.cni_conf_dir.clone());
+    cni::remove(&places, &mut |what, failure| match failure {
+        None => ledger.removed(what),
+        Some(error) => ledger.failed(what, error),
+    });
+}
+
 /// Cgroups of checks that were killed.
 fn abandoned_cgroups(arguments: &CleanupArgs, ledger: &mut Ledger<impl Write>) {
     let root = arguments.cgroup.clone().or_else(|| cgroup2::mounted().ok().flatten());
@@ -316,6 +327,7 @@ fn clear_run_directory(arguments: &CleanupArgs, scope: &Scope, kept: &BTreeSet<u
     let halves = halves
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|end| end == "new"));
+    ledger.remove("file", &run.join(NAMESPACES_NAME), |path| fs::remove_file(path));
     for path in scope.unreadable.iter().cloned().chain(halves) {
         ledger.remove("record", &path, |path| fs::remove_file(path));
     }

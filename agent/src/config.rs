@@ -14,6 +14,7 @@
 //! | `print` | `--print-config`, `--help`, the tables of the document |
 
 mod asked;
+mod cni;
 mod given;
 mod istiod;
 mod kind;
@@ -29,6 +30,7 @@ mod variables;
 mod verb;
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -37,6 +39,7 @@ use std::{
 
 pub use self::{
     asked::{Asked, Format},
+    cni::Cni,
     given::{Note, Source},
     istiod::{Istiod, OwnPod},
     kind::Kind,
@@ -161,6 +164,10 @@ pub struct NodeConfig {
     pub leave_non_mesh: bool,
     /// Enrolment by Kubernetes, if it is on.
     pub kubernetes: Option<crate::kubernetes::Settings>,
+    /// The CNI plugin on the node.
+    pub cni: Cni,
+    /// Namespaces whose pods are never enrolled.
+    pub exclude_namespaces: BTreeSet<String>,
 }
 
 /// `isthmus gateway`.
@@ -194,6 +201,7 @@ impl NodeConfig {
         }
         let run_dir = reader.path("run-dir");
         let common = Config::read(&mut reader, Some(run_dir.join(MESH_SNAPSHOT)));
+        let exclude_namespaces = kubernetes::excluded(&mut reader);
         let config = Self {
             node,
             run_dir,
@@ -209,7 +217,9 @@ impl NodeConfig {
             release_deadline: reader.duration("release-deadline"),
             ebpf_log: reader.switch("ebpf-log"),
             leave_non_mesh: reader.switch("leave-non-mesh"),
-            kubernetes: kubernetes::read(&mut reader, &common.istiod.pod),
+            kubernetes: kubernetes::read(&mut reader, &common.istiod.pod, &exclude_namespaces),
+            cni: Cni::read(&mut reader),
+            exclude_namespaces,
             common,
         };
         finish(reader, asked, |notes, printed| Self {

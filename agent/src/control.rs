@@ -1,4 +1,9 @@
-//! The agent's unix socket: enrol, release, status. One request a connection; see `isthmus_wire`.
+//! The agent's unix socket: what the CNI plugin asks, enrol, release, status. One request a connection; see
+//! `isthmus_wire`.
+
+pub mod additions;
+pub mod admission;
+mod turns;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -10,15 +15,17 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{pods::Pods, status::Desk};
+use self::additions::Additions;
+use crate::status::Desk;
 
 /// How long an asker may take to say what it wants, and to take the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Askers at a time; more wait in the socket's queue.
-const AT_ONCE: usize = 64;
+/// Askers at a time; more wait in the socket's queue. More than pods start on a node at once: each may wait for its
+/// certificate, and status must not wait for them.
+const AT_ONCE: usize = 512;
 
 /// Serves askers until dropped.
-pub async fn serve(listener: UnixListener, pods: Pods, desk: Desk) {
+pub async fn serve(listener: UnixListener, additions: Additions, desk: Desk) {
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
@@ -26,9 +33,9 @@ pub async fn serve(listener: UnixListener, pods: Pods, desk: Desk) {
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (pods, desk) = (pods.clone(), desk.clone());
+                let (additions, desk) = (additions.clone(), desk.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = attend(stream, &pods, &desk).await {
+                    if let Err(error) = attend(stream, &additions, &desk).await {
                         tracing::debug!(%error, "an asker on the control socket went away");
                     }
                     drop(permit);
@@ -42,7 +49,7 @@ pub async fn serve(listener: UnixListener, pods: Pods, desk: Desk) {
     }
 }
 
-async fn attend(mut stream: UnixStream, pods: &Pods, desk: &Desk) -> io::Result<()> {
+async fn attend(mut stream: UnixStream, additions: &Additions, desk: &Desk) -> io::Result<()> {
     let mut line = String::new();
     let (reading, mut writing) = stream.split();
     timeout(
@@ -51,7 +58,7 @@ async fn attend(mut stream: UnixStream, pods: &Pods, desk: &Desk) -> io::Result<
     )
     .await??;
     let response = match serde_json::from_str(&line) {
-        Ok(request) => answer(request, pods, desk).await,
+        Ok(request) => answer(request, additions, desk).await,
         Err(error) => Response::Refused {
             reason: format!("the request is not understood: {error}"),
             retriable: false,
@@ -62,10 +69,24 @@ async fn attend(mut stream: UnixStream, pods: &Pods, desk: &Desk) -> io::Result<
     timeout(PATIENCE, writing.write_all(&text)).await?
 }
 
-async fn answer(request: Request, pods: &Pods, desk: &Desk) -> Response {
+async fn answer(request: Request, additions: &Additions, desk: &Desk) -> Response {
     match request {
-        Request::Enrol(pod) => pods.enrol(pod).await,
-        Request::Release { uid } => pods.release(uid).await,
+        Request::Add(pod) => additions.add(pod).await,
+        Request::Delete { uid, netns } => additions.pods().delete(uid, netns).await,
+        Request::Check(pod) => additions.check(pod).await,
+        Request::Ready => ready(&desk.pending()),
+        Request::Enrol(pod) => additions.pods().enrol(pod).await,
+        Request::Release { uid } => additions.pods().release(uid).await,
         Request::Status => Response::Status(desk.status().await),
+    }
+}
+
+fn ready(pending: &[&str]) -> Response {
+    if pending.is_empty() {
+        return Response::Done;
+    }
+    Response::Refused {
+        reason: format!("the agent is not ready, pending: {}", pending.join(", ")),
+        retriable: true,
     }
 }

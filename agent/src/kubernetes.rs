@@ -33,9 +33,14 @@ mod steward;
 mod store;
 mod watches;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use isthmus_wire::{KubernetesStatus, PodTrouble};
+use isthmus_wire::{KubernetesStatus, Mode, PodTrouble};
 use tokio::{
     sync::{Notify, watch},
     task::AbortHandle,
@@ -74,15 +79,6 @@ pub struct Settings {
     pub proc: PathBuf,
 }
 
-/// The node the agent serves.
-#[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
-    /// Its name, as pods have it in `spec.nodeName`.
-    pub node: &'a str,
-    /// Its own network namespace.
-    pub netns: &'a std::path::Path,
-}
-
 /// Enrolment by Kubernetes, under way. Clones share it.
 #[derive(Clone)]
 pub struct Kubernetes {
@@ -111,18 +107,23 @@ pub enum NotKnown {
     },
 }
 
-impl Kubernetes {
-    /// Follows the API server and works from now on; call it on the runtime of the control thread.
+/// How the API server is reached.
+pub struct Way(ApiServer);
+
+impl Way {
+    /// Finds it, for the agent of this node.
     ///
     /// # Errors
-    /// When nothing says how to reach the API server. One that is away is no error.
-    pub async fn start(
-        settings: &Settings,
-        place: Place<'_>,
-        pods: Pods,
-        telemetry: &Arc<Telemetry>,
-    ) -> Result<Self, NoWay> {
-        let api = ApiServer::open(settings.kubeconfig.as_deref(), place.node).await?;
+    /// When nothing says how. A server that is away is no error.
+    pub async fn find(settings: &Settings, node: &str) -> Result<Self, NoWay> {
+        ApiServer::open(settings.kubeconfig.as_deref(), node).await.map(Self)
+    }
+}
+
+impl Kubernetes {
+    /// Follows the API server and works from now on; call it on the runtime of the control thread. `netns` is the node's own
+    /// network namespace.
+    pub fn start(Way(api): Way, settings: &Settings, netns: &Path, pods: Pods, telemetry: &Arc<Telemetry>) -> Self {
         let store = Store::new(settings.rules.clone());
         let counters = Arc::new(Counters::default());
         let counted = Arc::clone(&counters);
@@ -137,19 +138,36 @@ impl Kubernetes {
             pods,
             counters,
             proc: settings.proc.clone(),
-            node_netns: place.netns.to_owned(),
+            node_netns: netns.to_owned(),
             nudge: Arc::clone(&nudge),
             told,
         };
         let working = tokio::spawn(steward.work());
         let tasks = [pods_followed, namespaces_followed, working];
-        Ok(Self {
+        Self {
             api,
             store,
             nudge,
             troubles,
             tasks: Arc::new(tasks.map(|task| task.abort_handle())),
-        })
+        }
+    }
+
+    /// Tells `take` what is known of every namespace, now and whenever that has changed; nothing before all were told.
+    pub async fn follow_modes(self, take: impl Fn(BTreeMap<String, Mode>)) {
+        let mut changes = self.store.changes();
+        let mut told = None;
+        loop {
+            changes.mark_unchanged();
+            let modes = self.store.modes();
+            if modes.is_some() && modes != told {
+                take(modes.clone().unwrap_or_default());
+                told = modes;
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Nothing is done to pods any more: the agent ends, and its successor goes on.

@@ -6,6 +6,7 @@
 //! | [`check`] | `isthmus check`: is this node fit, and if not, what is to be done |
 //! | [`cleanup`] | `isthmus cleanup`: takes every trace of the agent off the node |
 //! | [`cli`] | the command line |
+//! | [`cni`] | the CNI plugin on this node: its binary, its configuration, what it reads while the agent is away |
 //! | [`config`] | flags and variables of what serves, checked as a whole |
 //! | [`config_dump`] | what the agent holds, as istioctl reads it |
 //! | [`operator`] | short commands on a terminal: `pod`, `status`, `ca`, `mesh` |
@@ -35,6 +36,7 @@ pub mod app;
 pub mod check;
 pub mod cleanup;
 pub mod cli;
+pub mod cni;
 pub mod config;
 pub mod config_dump;
 pub mod control;

@@ -13,7 +13,8 @@ use std::{
 };
 
 use isthmus_wire::{
-    Descriptors, Direction, Failure, IdentityStatus, MOST_CERTIFICATES, MOST_TUNNELS, Status, Tunnel, WorkerEnd,
+    CniStatus, Descriptors, Direction, Failure, IdentityStatus, MOST_CERTIFICATES, MOST_TUNNELS, Status, Tunnel,
+    WorkerEnd,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{sync::watch, task::AbortHandle};
@@ -53,6 +54,8 @@ pub struct Facts {
     pub istiod: Option<watch::Receiver<Told>>,
     /// Enrolment by Kubernetes; none where there is none.
     pub kubernetes: Option<Kubernetes>,
+    /// How the CNI plugin is installed; none when that is not looked after.
+    pub cni: Option<watch::Receiver<CniStatus>>,
     /// The certificates of this process.
     pub certificates: Certificates,
     /// Whether the agent is ready.
@@ -118,6 +121,11 @@ impl Desk {
         }))
     }
 
+    /// What stands between the agent and being ready; nothing when it is.
+    pub fn pending(&self) -> Vec<&'static str> {
+        self.0.facts.readiness.pending()
+    }
+
     /// The status as it is now.
     pub async fn status(&self) -> Status {
         let Inner {
@@ -152,6 +160,7 @@ impl Desk {
             mesh_age_seconds: mesh_age.map(|age| age.as_secs()),
             istiod: istiod.as_ref().map(istiod::Istiod::status),
             kubernetes: facts.kubernetes.as_ref().map(Kubernetes::status),
+            cni: facts.cni.as_ref().map(|cni| cni.borrow().clone()),
             mesh_size: mesh.sizes(),
             certificates: identities(&facts.certificates),
             gateways: gateways::known(&mesh, proxy::passes_over),

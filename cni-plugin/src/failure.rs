@@ -7,7 +7,6 @@ use serde_json::json;
 
 /// Codes of the CNI specification, section "Error"; from 100 on they are a plugin's own.
 const INCOMPATIBLE_VERSION: u32 = 1;
-const UNKNOWN_CONTAINER: u32 = 3;
 const INVALID_ENVIRONMENT: u32 = 4;
 const INPUT_OUTPUT: u32 = 5;
 const NOT_DECODED: u32 = 6;
@@ -45,8 +44,8 @@ pub(crate) enum Failure {
     NoPreviousResult,
     #[error("prevResult in the configuration is not a JSON object; look at the plugin listed before this one")]
     PreviousResult,
-    #[error("agentSocket in the configuration is {found:?}; it must be an absolute path, e.g. /run/isthmus/agent.sock")]
-    AgentSocket { found: String },
+    #[error("{key} in the configuration is {found:?}; it must be an absolute path, e.g. /run/isthmus/agent.sock")]
+    Path { key: &'static str, found: String },
     #[error(
         "CNI_COMMAND is {found:?}; only a container runtime calls this program, with ADD, DEL, CHECK, GC, STATUS or VERSION"
     )]
@@ -64,8 +63,14 @@ pub(crate) enum Failure {
     },
     #[error("CNI_ARGS says no {key}; only runtimes that serve Kubernetes pods can use this plugin")]
     NotKubernetes { key: &'static str },
+    #[error("the pod is not enrolled, so it does not start: {cause}; {reason}")]
+    NoAgent {
+        #[source]
+        cause: AskError,
+        reason: String,
+    },
     #[error("the pod is not enrolled, so it does not start: {0}")]
-    NoAgent(#[source] AskError),
+    NotUnderstood(#[source] AskError),
     #[error("the agent did not {doing} the pod: {reason}")]
     Refused {
         doing: &'static str,
@@ -78,15 +83,8 @@ pub(crate) enum Failure {
     Unread(#[source] AskError),
     #[error("the agent answered something else than it was asked; are plugin and agent of one version?")]
     OffTopic,
-    #[error("the agent does not hold pod {uid}; delete the pod to have it made and enrolled anew")]
-    NotEnrolled { uid: String },
-    #[error("the agent holds pod {uid} as {state} with network namespace {held}, not as enrolled with {netns}")]
-    HeldOtherwise {
-        uid: String,
-        state: String,
-        held: String,
-        netns: String,
-    },
+    #[error("pods cannot be enrolled yet: {reason}")]
+    NotReady { reason: String },
 }
 
 impl Failure {
@@ -94,18 +92,19 @@ impl Failure {
     pub(crate) fn code(&self) -> u32 {
         match self {
             Self::Version { .. } | Self::CommandTooNew { .. } => INCOMPATIBLE_VERSION,
-            Self::NotEnrolled { .. } => UNKNOWN_CONTAINER,
             Self::Command { .. } | Self::Missing { .. } | Self::Malformed { .. } | Self::NotKubernetes { .. } => {
                 INVALID_ENVIRONMENT
             }
             Self::Input(_) | Self::Output(_) => INPUT_OUTPUT,
             Self::NotDecoded(_) => NOT_DECODED,
-            Self::InputTooLong { .. } | Self::NoPreviousResult | Self::PreviousResult | Self::AgentSocket { .. } => {
+            Self::InputTooLong { .. } | Self::NoPreviousResult | Self::PreviousResult | Self::Path { .. } => {
                 INVALID_CONFIGURATION
             }
-            Self::NoAgent(_) | Self::Unread(_) | Self::Refused { retriable: true, .. } => TRY_AGAIN_LATER,
-            Self::Unavailable(_) => NOT_AVAILABLE,
-            Self::Refused { retriable: false, .. } | Self::OffTopic | Self::HeldOtherwise { .. } => REFUSED,
+            Self::NoAgent { .. } | Self::NotUnderstood(_) | Self::Unread(_) | Self::Refused { retriable: true, .. } => {
+                TRY_AGAIN_LATER
+            }
+            Self::Unavailable(_) | Self::NotReady { .. } => NOT_AVAILABLE,
+            Self::Refused { retriable: false, .. } | Self::OffTopic => REFUSED,
         }
     }
 

@@ -1,8 +1,8 @@
 //! The CNI plugin of Isthmus, chained after the plugin that gives a pod its network.
 //!
 //! It holds no state and decides nothing about the mesh: it reads one call of the container runtime (CNI
-//! specification 0.3.1 to 1.1.0), asks the agent of this node, and passes the previous plugin's result on unchanged.
-//! A pod that cannot be enrolled does not start: ADD fails when no agent answers.
+//! specification 0.3.1 to 1.1.0), asks the agent of this node one question, and passes the previous plugin's result on
+//! unchanged. A pod that is to be enrolled and cannot be does not start. docs/cni.md tells it verb by verb.
 
 use std::{
     env,
@@ -11,11 +11,12 @@ use std::{
     time::Duration,
 };
 
-use isthmus_wire::{AskError, Request, Response, ask};
+use isthmus_wire::{AskError, Namespaces, Request, Response, ask};
 
 use crate::{call::Call, decision::Action, environment::Environment, failure::Failure};
 
 mod answer;
+mod away;
 mod call;
 mod decision;
 mod environment;
@@ -24,8 +25,11 @@ mod failure;
 /// Longest network configuration that is read, in bytes. Real ones are a few kilobytes.
 const INPUT_LIMIT_BYTES: u64 = 1 << 20;
 
-/// How long each read or write of an exchange with the agent may take. Well below the runtime's own limit of minutes.
-const AGENT_BOUND: Duration = Duration::from_secs(10);
+/// How long the agent may take to add a pod: longer than it waits for a certificate, well below the runtime's own limit of
+/// minutes.
+const ADD_BOUND: Duration = Duration::from_secs(15);
+/// How long the agent may take for anything else.
+const BOUND: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let environment = Environment::read(|name| env::var(name).ok());
@@ -63,33 +67,35 @@ fn answer(environment: &Environment, input: impl Read, version: &mut String) -> 
         });
     }
     let call = Call::parse(&bytes)?;
-    version.clone_from(&call.version);
+    if call.is_spoken() {
+        version.clone_from(&call.version);
+    }
+    let file = || Namespaces::read(&call.namespaces_file);
     match decision::decide(environment, &call)? {
         Action::Say(text) => Ok(text),
-        Action::Enrol { enrol, result } => {
-            answer::enrolled(exchange(&call, &Request::Enrol(enrol)))?;
+        Action::Add { pod, result } => {
+            let answer = exchange(&call, &Request::Add(pod.clone()), ADD_BOUND);
+            answer::added(answer, &call.away, &pod, file)?;
             Ok(result)
         }
-        Action::Release { uid, netns } => {
-            // A sandbox that is deleted late shares its pod's UID with the one that replaced it.
-            if answer::is_held(exchange(&call, &Request::Status), &uid, &netns) {
-                answer::released(exchange(&call, &Request::Release { uid }))?;
-            }
+        Action::Delete { uid, netns } => {
+            answer::deleted(exchange(&call, &Request::Delete { uid, netns }, BOUND))?;
             Ok(String::new())
         }
-        Action::Verify { uid, netns } => {
-            answer::verified(exchange(&call, &Request::Status), &uid, &netns)?;
+        Action::Check { pod } => {
+            let answer = exchange(&call, &Request::Check(pod.clone()), BOUND);
+            answer::checked(answer, &call.away, &pod, file)?;
             Ok(String::new())
         }
         Action::Probe => {
-            answer::is_up(exchange(&call, &Request::Status))?;
+            answer::is_up(exchange(&call, &Request::Ready, BOUND))?;
             Ok(String::new())
         }
     }
 }
 
-fn exchange(call: &Call, request: &Request) -> Result<Response, AskError> {
-    ask(&call.agent_socket, request, AGENT_BOUND)
+fn exchange(call: &Call, request: &Request, bound: Duration) -> Result<Response, AskError> {
+    ask(&call.agent_socket, request, bound)
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Calls as a runtime makes them, against an agent that answers as told.
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::net::UnixListener,
@@ -11,7 +10,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use isthmus_wire::{Enrol, PodStatus, Request, Response, Status};
+use isthmus_wire::{NewPod, Request, Response, Status};
 use serde_json::Value;
 
 use crate::{INPUT_LIMIT_BYTES, environment::Environment, run};
@@ -100,16 +99,13 @@ impl Agent {
     }
 }
 
-fn holding(uid: &str, netns: &str, state: &str) -> Response {
-    let pod = PodStatus {
-        state: state.to_owned(),
-        netns: netns.into(),
-        ..PodStatus::default()
-    };
-    Response::Status(Status {
-        pods: BTreeMap::from([(uid.to_owned(), pod)]),
-        ..Status::default()
-    })
+fn new_pod(uid: &str) -> NewPod {
+    NewPod {
+        uid: uid.to_owned(),
+        namespace: "shop".to_owned(),
+        name: "cart-0".to_owned(),
+        netns: "/var/run/netns/cni-1".into(),
+    }
 }
 
 fn refusal(retriable: bool) -> Response {
@@ -120,6 +116,17 @@ fn refusal(retriable: bool) -> Response {
 }
 
 // === VERSION ===
+
+#[test]
+fn version_is_told_also_to_a_runtime_that_is_newer() {
+    for newer in ["1.2.0", "", "0.2.0"] {
+        let said = call(&environment("VERSION"), &format!(r#"{{"cniVersion":"{newer}"}}"#)).unwrap();
+        assert_eq!(
+            said,
+            r#"{"cniVersion":"1.1.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}"#
+        );
+    }
+}
 
 #[test]
 fn version_tells_what_is_supported() {
@@ -140,16 +147,7 @@ fn add_enrols_and_passes_the_previous_result_on_unchanged() {
             call(&environment("ADD"), &agent.configuration(version)).unwrap(),
             PREVIOUS
         );
-        let enrol = Enrol {
-            uid: "1f2e".to_owned(),
-            namespace: "shop".to_owned(),
-            name: "cart-0".to_owned(),
-            service_account: None,
-            netns: "/var/run/netns/cni-1".into(),
-            mtls_required: None,
-            reroute_interfaces: Vec::new(),
-        };
-        assert_eq!(agent.asked(), [Request::Enrol(enrol)]);
+        assert_eq!(agent.asked(), [Request::Add(new_pod("1f2e"))]);
     }
 }
 
@@ -159,7 +157,7 @@ fn add_uses_the_sandbox_where_no_uid_is_told() {
     let mut environment = environment("ADD");
     environment.arguments = "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-0".to_owned();
     call(&environment, &agent.configuration("1.0.0")).unwrap();
-    assert!(matches!(agent.asked().as_slice(), [Request::Enrol(enrol)] if enrol.uid == "c1"));
+    assert!(matches!(agent.asked().as_slice(), [Request::Add(pod)] if pod.uid == "c1"));
 }
 
 #[test]
@@ -172,6 +170,12 @@ fn add_without_an_agent_fails_and_says_no_result() {
             .as_str()
             .unwrap()
             .contains("no agent answers on /nonexistent/agent.sock")
+    );
+    assert!(
+        error["msg"]
+            .as_str()
+            .unwrap()
+            .contains("whether namespace shop is ambient is not known: /nonexistent/namespaces.json cannot be read")
     );
     assert!(error["details"].as_str().unwrap().contains("No such file"));
     assert!(error.get("ips").is_none());
@@ -245,24 +249,168 @@ fn add_needs_a_network_namespace_and_a_pod() {
     }
 }
 
+#[test]
+fn add_into_a_namespace_that_is_not_there_fails_with_what_the_agent_says() {
+    let answer = Response::Refused {
+        reason: "opening /var/run/netns/cni-1: No such file or directory".to_owned(),
+        retriable: true,
+    };
+    let agent = Agent::answering(vec![answer]);
+    let (code, text) = failure(&environment("ADD"), &agent.configuration("1.0.0"));
+    assert_eq!(code, 11);
+    assert!(text.contains("opening /var/run/netns/cni-1"), "{text}");
+    agent.asked();
+}
+
+/// IPv6 alone, several interfaces, several addresses on one, and none at all: whatever stands there is passed on.
+#[test]
+fn add_passes_every_kind_of_result_on() {
+    for previous in [
+        r#"{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/n"}],"ips":[{"interface":0,"address":"fd00::5/64","gateway":"fd00::1"}],"routes":[{"dst":"::/0"}]}"#,
+        r#"{"interfaces":[{"name":"v1"},{"name":"eth0","sandbox":"/n"},{"name":"net1","sandbox":"/n"}],"ips":[{"interface":1,"address":"10.0.0.5/24"},{"interface":1,"address":"fd00::5/64"},{"interface":2,"address":"10.9.0.5/24"}]}"#,
+        "{}",
+    ] {
+        let agent = Agent::answering(vec![Response::Done]);
+        let input = agent.configuration("1.0.0").replace(PREVIOUS, previous);
+        assert_eq!(call(&environment("ADD"), &input).unwrap(), previous);
+        assert_eq!(agent.asked(), [Request::Add(new_pod("1f2e"))]);
+    }
+}
+
+#[test]
+fn add_of_another_interface_asks_for_the_same_pod_again() {
+    let agent = Agent::answering(vec![Response::Done]);
+    let mut environment = environment("ADD");
+    environment.interface = "net1".to_owned();
+    assert_eq!(call(&environment, &agent.configuration("1.0.0")).unwrap(), PREVIOUS);
+    assert_eq!(agent.asked(), [Request::Add(new_pod("1f2e"))]);
+}
+
+#[test]
+fn two_adds_at_once_ask_the_agent_twice_and_it_decides() {
+    let agent = Agent::answering(vec![Response::Done, refusal(true)]);
+    let input = agent.configuration("1.0.0");
+    let adding = {
+        let input = input.clone();
+        thread::spawn(move || call(&environment("ADD"), &input).is_ok())
+    };
+    let here = call(&environment("ADD"), &input).is_ok();
+    assert!(here != adding.join().unwrap(), "each got an answer of its own");
+    assert_eq!(agent.asked().len(), 2);
+}
+
+// === while the agent is away ===
+
+/// A configuration whose agent is away, and the folder in which it left its file.
+struct Orphan {
+    folder: PathBuf,
+}
+
+impl Orphan {
+    fn new(name: &str, file: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("isthmus-cni-away-{name}-{}", process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("namespaces.json"), file).unwrap();
+        Self { folder }
+    }
+
+    fn configuration(&self, keys: &str) -> String {
+        let socket = self.folder.join("agent.sock");
+        configuration("1.1.0", socket.to_str().unwrap()).replace("\"name\"", &format!("{keys}\"name\""))
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.folder).unwrap();
+    }
+}
+
+const FILE: &str = r#"{"version":1,"namespaces":{"shop":"ambient","tools":"other","infra":"excluded"}}"#;
+
+fn of_namespace(command: &str, namespace: &str) -> Environment {
+    let mut environment = environment(command);
+    environment.arguments = ARGUMENTS.replace("=shop", &format!("={namespace}"));
+    environment
+}
+
+#[test]
+fn without_an_agent_its_file_decides() {
+    let orphan = Orphan::new("file", FILE);
+    let add = |namespace: &str, keys: &str| {
+        call(&of_namespace("ADD", namespace), &orphan.configuration(keys)).map_err(|error| error["code"].as_u64())
+    };
+    assert_eq!(add("infra", ""), Ok(PREVIOUS.to_owned()));
+    for namespace in ["shop", "tools", "new"] {
+        assert_eq!(add(namespace, ""), Err(Some(11)), "{namespace}");
+    }
+    let pass = "\"whenAgentIsAway\":\"pass-known\",";
+    assert_eq!(add("tools", pass), Ok(PREVIOUS.to_owned()));
+    assert_eq!(add("shop", pass), Err(Some(11)));
+    assert_eq!(add("new", "\"excludeNamespaces\":[\"new\"],"), Ok(PREVIOUS.to_owned()));
+    assert_eq!(add("shop", "\"ownPods\":[\"shop/cart-\"],"), Ok(PREVIOUS.to_owned()));
+    assert_eq!(add("shop", "\"whenAgentIsAway\":\"perhaps\","), Err(Some(6)));
+    assert_eq!(add("shop", "\"namespacesFile\":\"relative\","), Err(Some(7)));
+}
+
+#[test]
+fn an_agent_that_answers_is_not_overruled_by_its_file() {
+    let orphan = Orphan::new("overruled", FILE);
+    let agent = Agent::answering(vec![refusal(true), Response::Done]);
+    let namespaces = format!(
+        "\"namespacesFile\":\"{}\",\"name\"",
+        orphan.folder.join("namespaces.json").display()
+    );
+    let input = agent.configuration("1.0.0").replace("\"name\"", &namespaces);
+    assert_eq!(
+        failure(&of_namespace("ADD", "infra"), &input).0,
+        11,
+        "refused, though excluded"
+    );
+    assert_eq!(call(&of_namespace("ADD", "shop"), &input).unwrap(), PREVIOUS);
+    agent.asked();
+}
+
+#[test]
+fn status_of_a_node_whose_agent_is_a_pod_itself_does_not_keep_that_pod_away() {
+    let orphan = Orphan::new("status", FILE);
+    let own = orphan.configuration("\"ownPods\":[\"mesh/isthmus-\"],");
+    assert_eq!(call(&environment("STATUS"), &own).unwrap(), "");
+    assert_eq!(failure(&environment("STATUS"), &orphan.configuration("")).0, 50);
+}
+
 // === DEL ===
 
 #[test]
 fn del_releases_the_pod() {
-    // `/var/run` and `/run` are one folder.
-    let agent = Agent::answering(vec![holding("1f2e", "/run/netns/cni-1", "enrolled"), Response::Done]);
+    let agent = Agent::answering(vec![Response::Done]);
     assert_eq!(call(&environment("DEL"), &agent.configuration("1.0.0")).unwrap(), "");
-    assert_eq!(
-        agent.asked(),
-        [Request::Status, Request::Release { uid: "1f2e".to_owned() }]
-    );
+    let delete = Request::Delete {
+        uid: "1f2e".to_owned(),
+        netns: "/var/run/netns/cni-1".into(),
+    };
+    assert_eq!(agent.asked(), [delete]);
 }
 
 #[test]
-fn del_of_an_old_sandbox_leaves_the_pods_new_one_enrolled() {
-    let agent = Agent::answering(vec![holding("1f2e", "/var/run/netns/cni-2", "enrolled")]);
-    assert_eq!(call(&environment("DEL"), &agent.configuration("1.0.0")).unwrap(), "");
-    assert_eq!(agent.asked(), [Request::Status]);
+fn del_of_one_interface_of_several_leaves_a_running_pod_enrolled() {
+    let mut environment = environment("DEL");
+    environment.interface = "net1".to_owned();
+    // Nobody answers there, and nobody is asked.
+    assert_eq!(call(&environment, &without_agent()).unwrap(), "");
+    let agent = Agent::answering(Vec::new());
+    assert_eq!(call(&environment, &agent.configuration("1.0.0")).unwrap(), "");
+    assert_eq!(agent.asked(), []);
+}
+
+#[test]
+fn del_without_add_succeeds() {
+    // The agent holds no such pod, and says that nothing is left to do.
+    let agent = Agent::answering(vec![Response::Done, Response::Done]);
+    for _ in 0..2 {
+        assert_eq!(call(&environment("DEL"), &agent.configuration("0.4.0")).unwrap(), "");
+    }
+    agent.asked();
 }
 
 #[test]
@@ -288,7 +436,7 @@ fn del_succeeds_without_agent_namespace_previous_result_or_pod() {
 
 #[test]
 fn del_fails_when_the_agent_refuses() {
-    let agent = Agent::answering(vec![holding("1f2e", "/var/run/netns/cni-1", "enrolled"), refusal(true)]);
+    let agent = Agent::answering(vec![refusal(true)]);
     assert_eq!(failure(&environment("DEL"), &agent.configuration("1.0.0")).0, 11);
     agent.asked();
 }
@@ -296,15 +444,13 @@ fn del_fails_when_the_agent_refuses() {
 // === CHECK ===
 
 #[test]
-fn check_wants_the_pod_enrolled_with_its_namespace() {
-    let answers = [
-        (holding("1f2e", "/var/run/netns/cni-1", "enrolled"), None),
-        (holding("1f2e", "/var/run/netns/cni-1", "draining"), Some(100)),
-        (holding("1f2e", "/var/run/netns/cni-2", "enrolled"), Some(100)),
-        (holding("other", "/var/run/netns/cni-1", "enrolled"), Some(3)),
-        (Response::Done, Some(100)),
-    ];
-    for (answer, expected) in answers {
+fn check_asks_the_agent_which_knows_whether_the_pod_is_to_be_enrolled() {
+    for (answer, expected) in [
+        (Response::Done, None),
+        (refusal(false), Some(100)),
+        (refusal(true), Some(11)),
+        (Response::Status(Status::default()), Some(100)),
+    ] {
         let agent = Agent::answering(vec![answer]);
         let ended = call(&environment("CHECK"), &agent.configuration("0.4.0"));
         assert_eq!(
@@ -312,7 +458,7 @@ fn check_wants_the_pod_enrolled_with_its_namespace() {
             expected,
             "{ended:?}"
         );
-        agent.asked();
+        assert_eq!(agent.asked(), [Request::Check(new_pod("1f2e"))]);
     }
     assert_eq!(failure(&environment("CHECK"), &without_agent()).0, 11);
     assert_eq!(failure(&environment("CHECK"), r#"{"cniVersion":"1.0.0"}"#).0, 7);
@@ -320,15 +466,27 @@ fn check_wants_the_pod_enrolled_with_its_namespace() {
         failure(&environment("CHECK"), &configuration("0.3.1", "/nonexistent")).0,
         1
     );
+    let orphan = Orphan::new("check", FILE);
+    assert_eq!(
+        call(&of_namespace("CHECK", "infra"), &orphan.configuration("")).unwrap(),
+        ""
+    );
 }
 
 // === STATUS, GC ===
 
 #[test]
 fn status_tells_whether_pods_can_be_enrolled() {
-    let agent = Agent::answering(vec![Response::Status(Status::default())]);
-    assert_eq!(call(&environment("STATUS"), &agent.configuration("1.1.0")).unwrap(), "");
-    assert_eq!(agent.asked(), [Request::Status]);
+    for (answer, expected) in [
+        (Response::Done, None),
+        (refusal(true), Some(50)),
+        (Response::Status(Status::default()), Some(100)),
+    ] {
+        let agent = Agent::answering(vec![answer]);
+        let ended = call(&environment("STATUS"), &agent.configuration("1.1.0"));
+        assert_eq!(ended.err().map(|error| error["code"].as_u64().unwrap()), expected);
+        assert_eq!(agent.asked(), [Request::Ready]);
+    }
     assert_eq!(
         failure(&environment("STATUS"), &configuration("1.1.0", "/nonexistent")).0,
         50
@@ -338,10 +496,11 @@ fn status_tells_whether_pods_can_be_enrolled() {
 
 #[test]
 fn gc_has_nothing_to_do() {
-    assert_eq!(
-        call(&environment("GC"), &configuration("1.1.0", "/nonexistent")).unwrap(),
-        ""
+    let attachments = configuration("1.1.0", "/nonexistent").replace(
+        "\"name\"",
+        r#""cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}],"name""#,
     );
+    assert_eq!(call(&environment("GC"), &attachments).unwrap(), "");
     assert_eq!(failure(&environment("GC"), &without_agent()).0, 1);
 }
 
@@ -380,8 +539,14 @@ fn input_is_bounded() {
 
 #[test]
 fn other_versions_and_commands_are_refused() {
-    for version in ["", "0.2.0", "0.3.0", "1.1", "2.0.0"] {
-        let (code, text) = failure(&environment("ADD"), &configuration(version, "/s"));
+    for (version, command) in [
+        ("", "ADD"),
+        ("0.2.0", "ADD"),
+        ("0.3.0", "DEL"),
+        ("1.1", "GC"),
+        ("2.0.0", "x"),
+    ] {
+        let (code, text) = failure(&environment(command), &configuration(version, "/s"));
         assert_eq!(code, 1);
         assert!(text.contains("0.3.1, 0.4.0, 1.0.0, 1.1.0"), "{text}");
     }

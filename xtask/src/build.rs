@@ -26,8 +26,17 @@ impl Build {
 pub(crate) fn build(tree: &Tree) -> Result<(), Failure> {
     ebpf::build(tree)?;
     let mut cargo = tree.cargo();
-    cargo.args(["build", "--release", "--package=isthmus", "--package=isthmus-cni"]);
-    Step::new("building agent and CNI plugin", cargo).quiet(tree)
+    cargo.args(["build", "--release", "--package=isthmus"]);
+    Step::new("building agent", cargo).quiet(tree)?;
+    build_plugin(tree)
+}
+
+/// Static, because it runs on the node and not in the agent's image; without symbols, because every pod's start reads it.
+fn build_plugin(tree: &Tree) -> Result<(), Failure> {
+    let mut cargo = tree.cargo();
+    cargo.args(["rustc", "--release", "--package=isthmus-cni", "--bin=isthmus-cni", "--"]);
+    cargo.args(["-C", "target-feature=+crt-static", "-C", "strip=symbols"]);
+    Step::new("building CNI plugin", cargo).quiet(tree)
 }
 
 /// Builds the agent and the plugin without anything that they would have to find on a node, and says where they are.

@@ -95,6 +95,7 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
         mesh_state: source.state.clone(),
         istiod: source.told.clone(),
         kubernetes: None,
+        cni: None,
         certificates,
         readiness: admin.readiness.clone(),
         failures,

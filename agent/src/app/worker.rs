@@ -25,20 +25,26 @@ use tokio::{
 use super::{
     StartError,
     admin_ports::{AdminPorts, failures},
-    dump, failed,
+    cni_plugin, dump, failed,
     kept_certificates::Kept,
+    kubernetes_admission::{ByKubernetes, keep_namespaces},
     mesh_source::MeshSource,
     open_certificates, raise_descriptor_limit, start_log, start_telemetry,
 };
 use crate::{
     admin::readiness,
     config::NodeConfig,
-    config_dump, control,
+    config_dump,
+    control::{
+        self,
+        additions::Additions,
+        admission::{Admission, Everybody},
+    },
     identity::istiod_ca::Asks,
-    kubernetes::{Kubernetes, Place},
+    kubernetes::{Kubernetes, Way},
     parent::{handover, keeper::Keeper},
     pods::{
-        Pods, Registry,
+        Registry,
         record::Records,
         registry::{Parts, Stirred},
     },
@@ -46,7 +52,7 @@ use crate::{
     shards::Shards,
     start_code,
     status::{Desk, Facts, Holder},
-    telemetry::{Telemetry, log::LogHandle},
+    telemetry::log::LogHandle,
 };
 
 /// How long an agent that could take over waits for the mesh, while the one before serves.
@@ -114,6 +120,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     let pins = Pins::new(&config.bpffs, &config.node, objects::generation());
     let (node, programs) = redirect(&config, &pins, &node_netns).await?;
     admin.done(readiness::PROXY);
+    let way = way_to_kubernetes(&config).await?;
 
     if before.restarts == 0 && handover::is_somebody_there(&config.run_dir) {
         // Its pods are served as long as this takes.
@@ -167,7 +174,10 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         registry.remove_other_generations();
     }
     registry.tell_ready().map_err(failed("telling the parent process"))?;
-    let kubernetes = enrol_by_kubernetes(&config, &pods, &telemetry).await?;
+    let kubernetes = way
+        .zip(config.kubernetes.as_ref())
+        .map(|(way, settings)| Kubernetes::start(way, settings, &config.node_netns, pods.clone(), &telemetry));
+    let plugin = cni_plugin::install(&config);
     let facts = Facts {
         node: config.node.clone(),
         network: network.to_string(),
@@ -176,7 +186,8 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         mesh_state: source.state.clone(),
         istiod: source.told.clone(),
         kubernetes: kubernetes.clone(),
-        certificates,
+        cni: plugin.as_ref().map(|plugin| plugin.status.clone()),
+        certificates: certificates.clone(),
         mesh,
         readiness: admin.readiness.clone(),
         failures,
@@ -186,7 +197,15 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     admin.dump(dumped, Some(pods.clone()));
     admin.count_pods(pods.clone(), before.restarts);
     admin.done(readiness::PODS);
-    let control = tokio::spawn(control::serve(control, pods.clone(), desk));
+    let admission: Arc<dyn Admission> = match &kubernetes {
+        Some(kubernetes) => Arc::new(ByKubernetes(kubernetes.clone())),
+        None => Arc::new(Everybody),
+    };
+    let namespaces_kept = kubernetes
+        .clone()
+        .map(|kubernetes| tokio::spawn(keep_namespaces(kubernetes, config.run_dir.clone())));
+    let additions = Additions::new(pods.clone(), certificates, admission);
+    let control = tokio::spawn(control::serve(control, additions, desk));
     // Before anybody is told to go ahead: from here on SIGTERM drains.
     let mut terminated = signal(SignalKind::terminate()).map_err(failed("listening for SIGTERM"))?;
     // A terminal sends SIGINT to the parent too, which passes on what it means.
@@ -201,10 +220,14 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         if let Some(kubernetes) = &kubernetes {
             kubernetes.end();
         }
+        if let Some(namespaces_kept) = &namespaces_kept {
+            namespaces_kept.abort();
+        }
     };
     tokio::select! {
         _ = terminated.recv() => {
             admin.readiness.pend(readiness::DRAIN);
+            drop(plugin);
             tracing::info!(?deadline, "draining; pods stay guarded");
             attend_to_nobody();
             pods.drain(deadline).await;
@@ -213,6 +236,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         }
         _ = handed_over.recv() => {
             admin.readiness.pend(readiness::DRAIN);
+            drop(plugin);
             tracing::info!(?deadline, "draining; a successor serves the pods");
             attend_to_nobody();
             let quiet = || {
@@ -227,22 +251,13 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     Ok(())
 }
 
-/// From now on the API server's word makes pods come and go.
-async fn enrol_by_kubernetes(
-    config: &NodeConfig,
-    pods: &Pods,
-    telemetry: &Arc<Telemetry>,
-) -> Result<Option<Kubernetes>, StartError> {
+/// Before anything is taken over: an agent that cannot enrol must not succeed one that can.
+async fn way_to_kubernetes(config: &NodeConfig) -> Result<Option<Way>, StartError> {
     let Some(settings) = &config.kubernetes else {
         return Ok(None);
     };
-    let place = Place {
-        node: &config.node,
-        netns: &config.node_netns,
-    };
-    let kubernetes = Kubernetes::start(settings, place, pods.clone(), telemetry).await;
     let step = "finding the way to Kubernetes' API server (pods can be enrolled without it: --kubernetes=false)";
-    kubernetes.map(Some).map_err(failed(step))
+    Way::find(settings, &config.node).await.map(Some).map_err(failed(step))
 }
 
 async fn redirect(config: &NodeConfig, pins: &Pins, node: &Netns) -> Result<(NodePrograms, PodPrograms), StartError> {

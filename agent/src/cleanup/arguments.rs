@@ -7,7 +7,7 @@ use clap::Args;
 /// `isthmus cleanup`.
 ///
 /// Lets every pod go, in clear from then on, and removes what the agent has made: links, programs and maps under the bpffs
-/// directory, rules, routes and sysctls in pods, records, socket. It may be run again. Exit code 0: nothing is left; 1:
+/// directory, rules, routes and sysctls in pods, records, socket, and the CNI plugin with its configuration. It may be run again. Exit code 0: nothing is left; 1:
 /// something could not be removed, and is named; 2: an agent runs.
 #[derive(Clone, Debug, Args)]
 pub struct CleanupArgs {
@@ -27,6 +27,12 @@ pub struct CleanupArgs {
     /// several times.
     #[arg(long = "netns")]
     pub pods: Vec<PathBuf>,
+    /// Directory of CNI plugins; that of the node's distribution when not given.
+    #[arg(long, env = "ISTHMUS_CNI_BIN_DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// Directory of CNI configurations; that of the node's distribution when not given.
+    #[arg(long, env = "MOUNTED_CNI_NET_DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
     /// Also while an agent runs: it is asked to let every pod go first, and must be started anew afterwards.
     #[arg(long)]
     pub force: bool,

@@ -10,6 +10,8 @@ fn arguments(node: Option<&str>) -> CleanupArgs {
         bpffs: "/b".into(),
         cgroup: None,
         pods: vec!["/run/netns/asked".into()],
+        cni_bin_dir: Some("/nonexistent/bin".into()),
+        cni_conf_dir: Some("/nonexistent/net.d".into()),
         force: false,
     }
 }

@@ -210,6 +210,13 @@ impl Given {
                 Ok(config) => self.proxy_config(config),
                 Err(why) => mistakes.add(Mistake::new(name, Some(&value), why)),
             },
+            Treatment::Mapped(_) if name == "ISTIO_OWNED_CNI_CONFIG" => match super::value::switch(&value) {
+                Ok(is_own) => {
+                    let mode = if is_own { "own" } else { "chained" };
+                    self.offer("cni-install", name, mode.to_owned());
+                }
+                Err(why) => mistakes.add(Mistake::new(name, Some(&value), why)),
+            },
             Treatment::Mapped(_) => match grace(&value) {
                 Ok(deadline) => self.offer("drain-deadline", name, deadline),
                 Err(why) => mistakes.add(Mistake::new(name, Some(&value), why)),

@@ -4,11 +4,10 @@ use super::{istiod::OwnPod, reader::Reader};
 use crate::kubernetes::{Enablement, Rules, Settings};
 
 /// What enrolment by Kubernetes needs; none when it is off.
-pub(super) fn read(reader: &mut Reader, own: &OwnPod) -> Option<Settings> {
+pub(super) fn read(reader: &mut Reader, own: &OwnPod, excluded: &BTreeSet<String>) -> Option<Settings> {
     let kubeconfig = reader.optional_path("kubeconfig");
     let standard = reader.given.in_cluster || kubeconfig.is_some();
     let is_on = reader.switch_or("kubernetes", standard);
-    let excluded = namespaces(reader, "exclude-namespaces");
     let mut system = namespaces(reader, "system-namespace");
     system.extend(own.namespace.clone());
     let enablement = reader.parsed("enablement-selector", |text| {
@@ -17,7 +16,7 @@ pub(super) fn read(reader: &mut Reader, own: &OwnPod) -> Option<Settings> {
     let settings = Settings {
         kubeconfig,
         rules: Rules {
-            excluded,
+            excluded: excluded.clone(),
             system,
             own_pod: own.namespace.clone().zip(own.name.clone()),
             enablement: enablement.unwrap_or_default(),
@@ -25,6 +24,11 @@ pub(super) fn read(reader: &mut Reader, own: &OwnPod) -> Option<Settings> {
         proc: reader.path("proc"),
     };
     is_on.then_some(settings)
+}
+
+/// Namespaces whose pods are never enrolled.
+pub(super) fn excluded(reader: &mut Reader) -> BTreeSet<String> {
+    namespaces(reader, "exclude-namespaces")
 }
 
 /// Names with commas between them.

@@ -143,6 +143,15 @@ impl Reader {
         parsed.unwrap_or_default()
     }
 
+    /// The same; `standard` when nothing is given.
+    pub(super) fn one_of_or(&mut self, flag: &'static str, standard: &'static str) -> &'static str {
+        if self.given.text(flag).is_none() {
+            self.assume(flag, standard.to_owned());
+            return standard;
+        }
+        self.one_of(flag)
+    }
+
     /// An address to listen on; `standard` when nothing is given.
     pub(super) fn address(&mut self, flag: &'static str, standard: SocketAddr) -> SocketAddr {
         let parsed = self.parsed(flag, |text| {

@@ -2,6 +2,7 @@
 //!
 //! docs/configuration.md shows the same table; a test holds the two together.
 
+mod cni;
 mod istiod;
 mod kubernetes;
 mod process;
@@ -41,6 +42,7 @@ pub fn settings() -> impl Iterator<Item = &'static Setting> {
         process::PROCESS,
         kubernetes::KUBERNETES,
         traffic::TRAFFIC,
+        cni::CNI,
         istiod::ISTIOD,
     ]
     .into_iter()

@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use super::*;
-use crate::istiod::Token;
+use crate::{cni::Mode, istiod::Token};
 
 /// Wire-facts §9.5, name by name.
 const ZTUNNELS: &[&str] = &[
@@ -131,6 +131,7 @@ fn another_value(setting: &Setting) -> &'static str {
         ("instance-ip", _) => "10.0.0.9",
         ("vigil", _) => "77us",
         ("enablement-selector", _) => r#"[{"podSelector":{}}]"#,
+        ("exclude-namespaces", _) => "demo,other",
         (_, Kind::Text) => "another",
         (_, Kind::Path | Kind::Secret | Kind::Roots) => "/another/path",
         (_, Kind::Moment { .. }) => "77s",
@@ -294,6 +295,38 @@ fn the_drain_deadline_follows_kubernetes_grace_period_unless_it_is_given_itself(
             "TERMINATION_GRACE_PERIOD_SECONDS",
         );
     }
+}
+
+#[test]
+fn the_cni_plugin_is_installed_in_kubernetes_unless_said_otherwise() {
+    let install = |flags: &str, variables: &[(&str, &str)]| run(flags, variables).unwrap().cni.install;
+    let in_cluster = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+    assert_eq!(install("", &[]), None);
+    assert_eq!(install("", &[in_cluster]), Some(Mode::Own));
+    assert_eq!(install("--cni-install off", &[in_cluster]), None);
+    let owned = |value| ("ISTIO_OWNED_CNI_CONFIG", value);
+    assert_eq!(install("", &[in_cluster, owned("false")]), Some(Mode::Chained));
+    assert_eq!(install("", &[in_cluster, owned("true")]), Some(Mode::Own));
+    let ours = ("ISTHMUS_CNI_INSTALL", "own");
+    assert_eq!(install("", &[owned("false"), ours]), Some(Mode::Own));
+    mistake(run("", &[owned("perhaps")]), "ISTIO_OWNED_CNI_CONFIG");
+    mistake(run("", &[("CHAINED_CNI_PLUGIN", "false")]), "CHAINED_CNI_PLUGIN");
+    assert!(run("", &[("CHAINED_CNI_PLUGIN", "true")]).is_ok());
+    mistake(run("", &[("CNI_CONF_NAME", "../x.conf")]), "CNI_CONF_NAME");
+    let config = run(
+        "",
+        &[
+            ("CNI_CONF_NAME", "10-a.conf"),
+            ("MOUNTED_CNI_NET_DIR", "/host/etc/cni/net.d"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.cni.primary.as_deref(), Some("10-a.conf"));
+    assert_eq!(
+        config.cni.configurations.as_deref(),
+        Some(Path::new("/host/etc/cni/net.d"))
+    );
+    assert_eq!((config.cni.binaries, config.cni.when_away), (None, "fail"));
 }
 
 #[test]

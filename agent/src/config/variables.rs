@@ -1,4 +1,5 @@
-//! What becomes of each variable that ztunnel reads (wire-facts.md §9.5) and of those that only Isthmus has.
+//! What becomes of each variable that ztunnel reads (wire-facts.md §9.5), of istio-cni's (§12.8) as far as they have a
+//! meaning here, and of those that only Isthmus has.
 //!
 //! A variable is never dropped silently: it sets something, or it cannot change what happens here and the log says so,
 //! or it asks for what Isthmus does not do and is refused.
@@ -184,7 +185,39 @@ pub const VARIABLES: &[Variable] = &[
     row("EXCLUDE_NAMESPACES", Sets("exclude-namespaces")),
     row("SYSTEM_NAMESPACE", Sets("system-namespace")),
     row("AMBIENT_ENABLEMENT_SELECTOR", Sets("enablement-selector")),
+    row("MOUNTED_CNI_NET_DIR", Sets("cni-conf-dir")),
+    row("CNI_CONF_NAME", Sets("cni-conf-name")),
+    row(
+        "CHAINED_CNI_PLUGIN",
+        Only(
+            &["true"],
+            "the plugin makes no network and is always listed after the one that does; leave it out",
+        ),
+    ),
+    row(
+        "ISTIO_OWNED_CNI_CONFIG",
+        Mapped("`true` is --cni-install=own, `false` is --cni-install=chained; ISTHMUS_CNI_INSTALL comes first"),
+    ),
+    row(
+        "ISTIO_OWNED_CNI_CONFIG_FILENAME",
+        Ignored("our own list is always 00-isthmus.conflist, because it must sort first"),
+    ),
+    row(
+        "ISTIO_OWNED_CNI_CONF_FILENAME",
+        Ignored("our own list is always 00-isthmus.conflist, because it must sort first"),
+    ),
+    row(
+        "CNI_NETWORK_CONFIG",
+        Ignored("the plugin's entry in the configuration is made from settings (docs/cni.md)"),
+    ),
+    row(
+        "CNI_NETWORK_CONFIG_FILE",
+        Ignored("the plugin's entry in the configuration is made from settings (docs/cni.md)"),
+    ),
     // Only Isthmus has these.
+    row("ISTHMUS_CNI_INSTALL", Sets("cni-install")),
+    row("ISTHMUS_CNI_BIN_DIR", Sets("cni-bin-dir")),
+    row("ISTHMUS_CNI_WHEN_AWAY", Sets("cni-when-away")),
     row("ISTHMUS_MESH_SNAPSHOT", Sets("mesh-snapshot")),
     row("ISTHMUS_EMBEDDED_CA", Sets("embedded-ca")),
     row("ISTHMUS_RUN_DIR", Sets("run-dir")),

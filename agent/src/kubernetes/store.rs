@@ -1,15 +1,16 @@
 //! What the API server told of this node's pods and of all namespaces. It stays while the server is away.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use isthmus_wire::Mode;
 use tokio::sync::watch;
 
 use super::{
-    eligibility::{Intent, decide},
+    eligibility::{Because, Intent, decide},
     pod::Pod,
     rules::Rules,
     selector::Labels,
@@ -137,6 +138,18 @@ impl Store {
             .then(|| held.pods.values().map(intent).collect())
     }
 
+    /// What is known of every namespace; nothing before all were told once.
+    pub(super) fn modes(&self) -> Option<BTreeMap<String, Mode>> {
+        let held = self.held.borrow();
+        let [_, namespaces] = &held.feeds;
+        let excluded = self.rules.excluded.iter().map(|name| (name.clone(), Mode::Excluded));
+        let told = held
+            .namespaces
+            .iter()
+            .map(|(name, labels)| (name.clone(), mode(name, labels, &self.rules)));
+        namespaces.listed.then(|| told.chain(excluded).collect())
+    }
+
     /// How many pods are known.
     pub(super) fn count(&self) -> usize {
         self.held.borrow().pods.len()
@@ -166,6 +179,19 @@ impl Store {
     /// The same, of a pod in a namespace with these labels.
     pub(super) fn decide_in(&self, pod: &Pod, namespace: &Labels) -> Intent {
         decide(pod, Some(namespace), &self.rules)
+    }
+}
+
+/// What becomes of a pod that says nothing of itself.
+fn mode(namespace: &str, labels: &Labels, rules: &Rules) -> Mode {
+    let pod = Pod {
+        namespace: namespace.to_owned(),
+        ..Pod::default()
+    };
+    match decide(&pod, Some(labels), rules) {
+        Intent::Enrol(_) => Mode::Ambient,
+        Intent::Leave(Because::ExcludedNamespace) => Mode::Excluded,
+        Intent::Leave(_) | Intent::Unknown => Mode::Other,
     }
 }
 
@@ -252,6 +278,30 @@ mod tests {
 
     fn all_of(pods: &[Pod]) -> News<Pod> {
         News::All(pods.iter().map(|pod| (pod.object_uid.clone(), pod.clone())).collect())
+    }
+
+    #[test]
+    fn namespaces_have_the_mode_of_a_pod_that_says_nothing() {
+        let rules = Rules {
+            excluded: ["kube-system".to_owned()].into(),
+            ..Rules::default()
+        };
+        let store = Store::new(rules);
+        assert_eq!(store.modes(), None);
+        let namespaces = [
+            ("demo", ambient()),
+            ("kube-system", ambient()),
+            ("plain", Labels::default()),
+        ];
+        let told = namespaces.map(|(name, labels)| (name.to_owned(), labels));
+        store.namespaces(News::All(told.into()));
+        let modes = [
+            ("demo", Mode::Ambient),
+            ("kube-system", Mode::Excluded),
+            ("plain", Mode::Other),
+        ];
+        let modes = modes.map(|(name, mode)| (name.to_owned(), mode));
+        assert_eq!(store.modes(), Some(BTreeMap::from(modes)));
     }
 
     #[test]

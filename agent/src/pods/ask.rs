@@ -1,11 +1,12 @@
 //! Asking the registry, over a channel.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use isthmus_wire::{Enrol, PodStatus, Response};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    identity::SpiffeId,
     proxy::{OpenConnection, TunnelInfo},
     telemetry::{NodeState, PodCounts},
 };
@@ -16,6 +17,12 @@ pub enum Ask {
     Enrol(Enrol, oneshot::Sender<Response>),
     /// See `isthmus_wire::Request::Release`.
     Release(String, oneshot::Sender<Response>),
+    /// See `isthmus_wire::Request::Add`: whoever asks waits for the certificate.
+    Add(Enrol, oneshot::Sender<Result<Added, NotAdded>>),
+    /// See `isthmus_wire::Request::Delete`.
+    Delete(String, PathBuf, oneshot::Sender<Response>),
+    /// Look for a pod by UID and network namespace.
+    Find(String, PathBuf, oneshot::Sender<Found>),
     /// Take no more connections, and tell when the open ones have ended or were cut.
     Drain(Duration, oneshot::Sender<()>),
     /// The same; and change nothing on the node from the first answer on, because a successor does.
@@ -24,6 +31,47 @@ pub enum Ask {
     Survey(oneshot::Sender<Survey>),
     /// The open connections of every pod, by UID.
     Connections(oneshot::Sender<BTreeMap<String, PodConnections>>),
+}
+
+/// A pod to which redirection stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// It was neither served nor guarded before.
+    pub is_new: bool,
+    /// Whose certificate it needs, once the mesh or its service account tells.
+    pub identity: Option<SpiffeId>,
+}
+
+/// Why a pod is not enrolled; nothing is left of the attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotAdded {
+    /// One line for an operator.
+    pub reason: String,
+    /// Whether it may succeed later.
+    pub retriable: bool,
+}
+
+impl From<NotAdded> for Response {
+    fn from(NotAdded { reason, retriable }: NotAdded) -> Self {
+        Self::Refused { reason, retriable }
+    }
+}
+
+/// What the registry holds of one pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Found {
+    /// It is enrolled with that network namespace.
+    Enrolled,
+    /// It is held in another way.
+    Otherwise {
+        /// As status names it.
+        state: &'static str,
+        /// With this namespace.
+        netns: PathBuf,
+    },
+    /// Nothing.
+    #[default]
+    Nothing,
 }
 
 /// What the registry holds.
@@ -98,7 +146,9 @@ impl Pods {
     /// Enrols a pod.
     pub async fn enrol(&self, pod: Enrol) -> Response {
         let (answer, answered) = oneshot::channel();
-        self.ask(Ask::Enrol(pod, answer), answered).await.unwrap_or_else(ending)
+        self.ask(Ask::Enrol(pod, answer), answered)
+            .await
+            .unwrap_or_else(|| ending().into())
     }
 
     /// Releases a pod.
@@ -106,7 +156,35 @@ impl Pods {
         let (answer, answered) = oneshot::channel();
         self.ask(Ask::Release(uid, answer), answered)
             .await
-            .unwrap_or_else(ending)
+            .unwrap_or_else(|| ending().into())
+    }
+
+    /// Enrols a pod, and tells what it still needs; or why it is not enrolled.
+    pub async fn add(&self, pod: Enrol) -> Result<Added, NotAdded> {
+        let (answer, answered) = oneshot::channel();
+        let added = self.ask(Ask::Add(pod, answer), answered).await;
+        added.unwrap_or_else(|| Err(ending()))
+    }
+
+    /// Releases a pod if it is held with this network namespace.
+    pub async fn delete(&self, uid: String, netns: PathBuf) -> Response {
+        let (answer, answered) = oneshot::channel();
+        let deleted = self.ask(Ask::Delete(uid, netns, answer), answered).await;
+        deleted.unwrap_or_else(|| ending().into())
+    }
+
+    /// Looks for a pod.
+    pub async fn find(&self, uid: String, netns: PathBuf) -> Found {
+        let (answer, answered) = oneshot::channel();
+        let found = self.ask(Ask::Find(uid, netns, answer), answered).await;
+        found.unwrap_or_default()
+    }
+
+    /// Asks whoever reads the other end: a registry that is made up.
+    #[cfg(test)]
+    pub fn scripted() -> (Self, mpsc::Receiver<Ask>) {
+        let (sender, asks) = mpsc::channel(64);
+        (Self(sender), asks)
     }
 
     /// What is held now; nothing when the agent ends.
@@ -152,8 +230,8 @@ impl Pods {
 }
 
 /// Whoever asks now is to ask again in a moment.
-pub(super) fn ending() -> Response {
-    Response::Refused {
+pub(super) fn ending() -> NotAdded {
+    NotAdded {
         reason: "the agent is ending; ask its successor".to_owned(),
         retriable: true,
     }

@@ -69,7 +69,8 @@ pub enum State {
 }
 
 impl State {
-    fn name(self) -> &'static str {
+    /// As status has it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Enrolled => "enrolled",
             Self::Draining { .. } => "draining",
@@ -117,6 +118,11 @@ impl Enrolled {
     /// The pod's slot.
     pub fn slot(&self) -> u32 {
         self.record.slot
+    }
+
+    /// Whose certificate is held ready for it, once that is known.
+    pub fn identity(&self) -> Option<&SpiffeId> {
+        self.identity.as_ref().map(|held| held.wanted.id())
     }
 
     /// Connections being relayed.

@@ -5,6 +5,7 @@ mod adoption;
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    ask::{Ask, PodConnections, Survey, ending},
+    ask::{Added, Ask, Found, NotAdded, PodConnections, Survey, ending},
     enrolled::{Enrolled, State},
     kernel_mesh::KernelMesh,
     record::{Record, RecordError, Records},
@@ -178,7 +179,11 @@ impl Registry {
     async fn rest(mut self) {
         while let Some(ask) = self.asks.recv().await {
             match ask {
-                Ask::Enrol(_, answer) | Ask::Release(_, answer) => reply(answer, ending()),
+                Ask::Enrol(_, answer) | Ask::Release(_, answer) | Ask::Delete(_, _, answer) => {
+                    reply(answer, ending().into());
+                }
+                Ask::Add(_, answer) => reply(answer, Err(ending())),
+                Ask::Find(uid, netns, answer) => reply(answer, self.find(&uid, &netns)),
                 Ask::HandOver(..) => {}
                 Ask::Drain(_, answer) => reply(answer, ()),
                 ask @ (Ask::Survey(_) | Ask::Connections(_)) => self.answer(ask).await,
@@ -204,6 +209,12 @@ impl Registry {
                 let outcome = self.enrol(pod).await;
                 reply(answer, respond(&uid, outcome));
             }
+            Ask::Add(pod, answer) => reply(answer, self.add(pod).await),
+            Ask::Delete(uid, netns, answer) => {
+                let outcome = self.delete(&uid, &netns);
+                reply(answer, respond(&uid, outcome));
+            }
+            Ask::Find(uid, netns, answer) => reply(answer, self.find(&uid, &netns)),
             Ask::Release(uid, answer) => {
                 let outcome = self.release(&uid);
                 reply(answer, respond(&uid, outcome));
@@ -212,6 +223,43 @@ impl Registry {
             Ask::HandOver(..) => {}
             Ask::Survey(answer) => reply(answer, self.survey()),
             Ask::Connections(answer) => reply(answer, self.connections()),
+        }
+    }
+
+    fn held(&self, uid: &str) -> Option<&Enrolled> {
+        self.pods.values().find(|pod| pod.record.pod.uid == uid)
+    }
+
+    async fn add(&mut self, pod: Enrol) -> Result<Added, NotAdded> {
+        let uid = pod.uid.clone();
+        let is_kept = |pod: &&Enrolled| !matches!(pod.state, State::Draining { .. });
+        let before = self.held(&uid).filter(is_kept).map(Enrolled::slot);
+        if let Err(error) = self.enrol(pod).await {
+            return Err(refused(&uid, &error));
+        }
+        let held = self.held(&uid);
+        Ok(Added {
+            is_new: before != held.map(Enrolled::slot),
+            identity: held.and_then(Enrolled::identity).cloned(),
+        })
+    }
+
+    fn delete(&mut self, uid: &str, netns: &Path) -> Result<(), RegistryError> {
+        match self.held(uid) {
+            Some(held) if is_same(&held.record.pod.netns, netns) => self.release(uid),
+            // A sandbox that is deleted late must not take the pod's new one with it.
+            _ => Ok(()),
+        }
+    }
+
+    fn find(&self, uid: &str, netns: &Path) -> Found {
+        match self.held(uid) {
+            Some(held) if held.state == State::Enrolled && is_same(&held.record.pod.netns, netns) => Found::Enrolled,
+            Some(held) => Found::Otherwise {
+                state: held.state.name(),
+                netns: held.record.pod.netns.clone(),
+            },
+            None => Found::Nothing,
         }
     }
 
@@ -421,16 +469,27 @@ impl Registry {
     }
 }
 
+/// Runtimes say `/var/run` and `/run` for one folder.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let short = |path: &Path| match path.strip_prefix("/var/run") {
+        Ok(rest) => Path::new("/run").join(rest),
+        Err(_) => path.to_owned(),
+    };
+    short(one) == short(other)
+}
+
 fn respond(uid: &str, outcome: Result<(), RegistryError>) -> Response {
     match outcome {
         Ok(()) => Response::Done,
-        Err(error) => {
-            let reason = chain(&error);
-            tracing::warn!(uid, reason, "refused");
-            let retriable = !matches!(error, RegistryError::HostNetwork(_) | RegistryError::Sandboxed(_));
-            Response::Refused { reason, retriable }
-        }
+        Err(error) => refused(uid, &error).into(),
     }
+}
+
+fn refused(uid: &str, error: &RegistryError) -> NotAdded {
+    let reason = chain(error);
+    tracing::warn!(uid, reason, "refused");
+    let retriable = !matches!(error, RegistryError::HostNetwork(_) | RegistryError::Sandboxed(_));
+    NotAdded { reason, retriable }
 }
 
 fn reply<T>(answer: oneshot::Sender<T>, value: T) {
@@ -449,4 +508,18 @@ fn report<E: std::error::Error + 'static>(outcome: Result<(), E>) {
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_names_of_the_run_folder_are_one() {
+        let is = |one, other| is_same(Path::new(one), Path::new(other));
+        assert!(is("/var/run/netns/a", "/run/netns/a"));
+        assert!(is("/proc/7/ns/net", "/proc/7/ns/net"));
+        assert!(!is("/var/run/netns/a", "/run/netns/b"));
+        assert!(!is("/var/runner/a", "/run/ner/a"));
+    }
 }

@@ -78,6 +78,7 @@ pub fn problems(status: &Status) -> Vec<Problem> {
     }
     found.extend(status.kubernetes.iter().flat_map(kubernetes::kubernetes));
     found.extend(worker(status));
+    found.extend(cni(status));
     found.extend(descriptors(status));
     for pod in status.pods.values() {
         found.extend(served(pod));
@@ -130,6 +131,12 @@ fn mesh(status: &Status) -> Option<Problem> {
             Some(problem(format!("the mesh is not taken since {since}: {error}"), advice))
         }
     }
+}
+
+fn cni(status: &Status) -> Option<Problem> {
+    let trouble = status.cni.as_ref()?.trouble.as_deref()?;
+    let advice = "until then new pods start as the configuration that is there has it; docs/cni.md tells more";
+    Some(problem(format!("the CNI plugin: {trouble}"), advice))
 }
 
 fn worker(status: &Status) -> Option<Problem> {

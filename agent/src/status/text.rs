@@ -2,7 +2,9 @@
 
 mod control_plane;
 
-use isthmus_wire::{Direction, KubernetesStatus, MtlsBecause, PodStatus, Status};
+use std::path::PathBuf;
+
+use isthmus_wire::{CniStatus, Direction, KubernetesStatus, MtlsBecause, PodStatus, Status};
 use serde::Serialize;
 
 use super::{
@@ -108,6 +110,7 @@ fn head(out: &mut String, status: &Status) {
             status.istiod.as_ref().map_or_else(String::new, control_plane::istiod),
         ),
         ("KUBE", status.kubernetes.as_ref().map_or_else(String::new, kubernetes)),
+        ("CNI", status.cni.as_ref().map_or_else(String::new, cni)),
         (
             "LOAD",
             format!(
@@ -136,6 +139,19 @@ fn kubernetes(kubernetes: &KubernetesStatus) -> String {
         .as_ref()
         .map_or_else(String::new, |error| format!(", last error: {}", printable(error)));
     format!("{address} {state}, {} pods of this node{error}", kubernetes.pods)
+}
+
+/// Where the CNI plugin stands, in one line.
+fn cni(cni: &CniStatus) -> String {
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| printable(&path.display().to_string()));
+    let configuration = path(&cni.configuration).unwrap_or_else(|| "not configured".to_owned());
+    let primary = cni.primary.as_deref().map(printable);
+    let made = primary.map_or_else(String::new, |primary| format!(", made from {primary}"));
+    let platform = cni
+        .platform
+        .as_deref()
+        .map_or_else(String::new, |name| format!(" ({name})"));
+    format!("{}: {configuration}{made}{platform}", cni.mode)
 }
 
 fn pods(out: &mut String, status: &Status) {

@@ -3,21 +3,21 @@
 //! One connection carries one [`Request`] and one [`Response`], each a line of JSON ended by `\n` and at most
 //! [`LINE_LIMIT_BYTES`] long. The socket belongs to root; whoever may write to it may enrol pods.
 
+mod ask;
+mod namespaces;
 mod status;
 
-use std::{
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use ask::{AskError, ask};
+pub use namespaces::{Mode, NAMESPACES_NAME, Namespaces, NamespacesError};
+
 pub use status::{
-    CertificateStatus, Descriptors, Direction, Failure, IdentityStatus, IstiodState, IstiodStatus, KubernetesStatus,
-    MOST_CERTIFICATES, MOST_GATEWAYS, MOST_TROUBLES, MOST_TUNNELS, MtlsBecause, NetworkGateway, OnDemandStatus,
-    Plaintext, PodStatus, PodTrouble, ReceivedStatus, RejectedResource, Status, Tunnel, WorkerEnd,
+    CertificateStatus, CniStatus, Descriptors, Direction, Failure, IdentityStatus, IstiodState, IstiodStatus,
+    KubernetesStatus, MOST_CERTIFICATES, MOST_GATEWAYS, MOST_TROUBLES, MOST_TUNNELS, MtlsBecause, NetworkGateway,
+    OnDemandStatus, Plaintext, PodStatus, PodTrouble, ReceivedStatus, RejectedResource, Status, Tunnel, WorkerEnd,
 };
 
 /// Longest line either side accepts, in bytes. A node of a thousand pods answers `Status` well below it.
@@ -30,6 +30,21 @@ pub const SOCKET_NAME: &str = "agent.sock";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
+    /// A pod's network was made: enrol the pod if it is to be. Answered when it is not to be, or when redirection stands
+    /// and the certificate of its identity is there. Refused, nothing is left of it. Asked again it succeeds again.
+    Add(NewPod),
+    /// A pod's network goes: release the pod if it is held with this network namespace. A sandbox that is deleted late
+    /// shares its pod's UID with the one that replaced it.
+    Delete {
+        /// The pod's UID.
+        uid: String,
+        /// Its network namespace, as it was added.
+        netns: PathBuf,
+    },
+    /// Look whether the pod is enrolled with this network namespace, if it is to be enrolled at all.
+    Check(NewPod),
+    /// Look whether pods can be added now.
+    Ready,
     /// Bring a running network namespace into the mesh. Answered when redirection stands.
     /// Asked again for the same pod and namespace it changes nothing and succeeds.
     Enrol(Enrol),
@@ -41,6 +56,20 @@ pub enum Request {
     },
     /// What the agent holds now.
     Status,
+}
+
+/// A pod as a CNI plugin knows it: labels and service account are not told there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPod {
+    /// Kubernetes pod UID, or any name unique on this node.
+    pub uid: String,
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub name: String,
+    /// Path of the pod's network namespace on the node.
+    pub netns: PathBuf,
 }
 
 /// A pod to enrol.
@@ -83,49 +112,4 @@ pub enum Response {
     },
     /// Answer to [`Request::Status`].
     Status(Status),
-}
-
-/// Why an exchange with the agent failed.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// No agent answers on that socket.
-    #[error("no agent answers on {path} (is the agent of this node running, and is this its run directory?)")]
-    Connect {
-        /// The socket.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        cause: io::Error,
-    },
-    /// The connection failed or ran into the bound.
-    #[error("the agent's answer did not arrive within {}s", .bound.as_secs())]
-    Exchange {
-        /// How long was waited.
-        bound: Duration,
-        /// Cause.
-        #[source]
-        cause: io::Error,
-    },
-    /// The agent said something this version does not understand.
-    #[error("the agent's answer is not understood (are plugin and agent of one version?)")]
-    Answer(#[source] serde_json::Error),
-}
-
-/// Sends one request and waits for its answer, no longer than `bound` for each read or write.
-pub fn ask(socket: &Path, request: &Request, bound: Duration) -> Result<Response, AskError> {
-    let exchange = |cause| AskError::Exchange { bound, cause };
-    let mut stream = UnixStream::connect(socket).map_err(|cause| AskError::Connect {
-        path: socket.to_owned(),
-        cause,
-    })?;
-    stream.set_read_timeout(Some(bound)).map_err(exchange)?;
-    stream.set_write_timeout(Some(bound)).map_err(exchange)?;
-    let mut line = serde_json::to_vec(request).map_err(AskError::Answer)?;
-    line.push(b'\n');
-    stream.write_all(&line).map_err(exchange)?;
-    let mut answer = String::new();
-    BufReader::new(stream.take(LINE_LIMIT_BYTES))
-        .read_line(&mut answer)
-        .map_err(exchange)?;
-    serde_json::from_str(&answer).map_err(AskError::Answer)
 }

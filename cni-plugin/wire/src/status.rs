@@ -58,6 +58,9 @@ pub struct Status {
     /// The way to Kubernetes' API server; none when pods are not enrolled by it.
     #[serde(default)]
     pub kubernetes: Option<KubernetesStatus>,
+    /// The CNI plugin's place in the node's network configuration; none when the agent does not look after it.
+    #[serde(default)]
+    pub cni: Option<CniStatus>,
     /// Number of workloads, services and policies in the snapshot that serves now.
     pub mesh_size: [usize; 3],
     /// Certificates by identity, at most [`MOST_CERTIFICATES`].
@@ -89,6 +92,23 @@ pub struct Status {
     /// The last connections that failed, newest last.
     #[serde(default)]
     pub failures: Vec<Failure>,
+}
+
+/// How the CNI plugin stands in the node's network configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CniStatus {
+    /// `own` (a conflist that embeds the primary's plugins) or `chained` (an edit of the primary's).
+    pub mode: String,
+    /// The distribution by whose paths the directories were found; none when they were told.
+    pub platform: Option<String>,
+    /// Where the plugin's binary is.
+    pub binary: PathBuf,
+    /// The configuration by which the container runtime calls the plugin; none while there is none.
+    pub configuration: Option<PathBuf>,
+    /// The primary's configuration it is made from.
+    pub primary: Option<String>,
+    /// What is wrong, and what to do about it.
+    pub trouble: Option<String>,
 }
 
 /// The way to istiod, and what came over it.

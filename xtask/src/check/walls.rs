@@ -3,7 +3,7 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 27] = [
+const MAY_IMPORT: [(&str, &[&str]); 28] = [
     // It is given closures for everything it tells.
     ("admin", &[]),
     // The composition root knows everybody.
@@ -12,6 +12,7 @@ const MAY_IMPORT: [(&str, &[&str]); 27] = [
         &[
             "admin",
             "cli",
+            "cni",
             "config",
             "config_dump",
             "control",
@@ -37,17 +38,34 @@ const MAY_IMPORT: [(&str, &[&str]); 27] = [
     ("check", &["cli", "pods", "redirect"]),
     (
         "cleanup",
-        &["check", "config::MESH_SNAPSHOT", "parent::handover", "pods", "redirect"],
+        &[
+            "check",
+            "cni",
+            "config::MESH_SNAPSHOT",
+            "parent::handover",
+            "pods",
+            "redirect",
+        ],
     ),
     ("cli", &["check::CheckArgs", "cleanup::CleanupArgs"]),
+    // Files in, files out: it does not know whose pods they are about.
+    ("cni", &[]),
     // It makes the values that others take.
     (
         "config",
-        &["hbone", "identity", "istiod", "kubernetes", "mesh::HBONE_PORT", "proxy"],
+        &[
+            "cni::Mode",
+            "hbone",
+            "identity",
+            "istiod",
+            "kubernetes",
+            "mesh::HBONE_PORT",
+            "proxy",
+        ],
     ),
     // Values in, JSON out.
     ("config_dump", &["config", "identity", "mesh", "pods::ask", "proxy"]),
-    ("control", &["pods", "status"]),
+    ("control", &["identity", "pods", "status"]),
     // It is asked for names; it does not know what for.
     ("dns", &[]),
     ("drain", &[]),

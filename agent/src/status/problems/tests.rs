@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use isthmus_wire::{
-    CertificateStatus, Descriptors, IdentityStatus, IstiodState, IstiodStatus, KubernetesStatus, NetworkGateway,
-    PodTrouble, ReceivedStatus, RejectedResource, WorkerEnd,
+    CertificateStatus, CniStatus, Descriptors, IdentityStatus, IstiodState, IstiodStatus, KubernetesStatus,
+    NetworkGateway, PodTrouble, ReceivedStatus, RejectedResource, WorkerEnd,
 };
 
 use super::*;
@@ -483,5 +483,23 @@ fn a_gateway_of_another_network_that_does_not_answer_is_told() {
     shows(
         |status| status.gateways = vec![silent("net2"), silent("net1")],
         &["net2/10.99.0.2", "did not answer"],
+    );
+}
+
+#[test]
+fn a_plugin_that_is_not_as_it_should_be_is_told_and_one_that_is_is_not() {
+    let cni = |trouble: Option<&str>| CniStatus {
+        mode: "own".to_owned(),
+        trouble: trouble.map(str::to_owned),
+        ..CniStatus::default()
+    };
+    let whole = Status {
+        cni: Some(cni(None)),
+        ..healthy()
+    };
+    assert_eq!(problems(&whole), []);
+    shows(
+        |status| status.cni = Some(cni(Some("10-a.conflist cannot be used"))),
+        &["the CNI plugin: 10-a.conflist cannot be used", "docs/cni.md"],
     );
 }

@@ -62,6 +62,35 @@ fn an_empty_agent_says_of_everything_that_there_is_nothing() {
 }
 
 #[test]
+fn the_cni_plugin_has_a_line_where_it_is_looked_after() {
+    let mut held = status(&[]);
+    assert!(!text(&held).contains("\nCNI "), "{}", text(&held));
+    held.cni = Some(CniStatus {
+        mode: "own".to_owned(),
+        platform: Some("k3s".to_owned()),
+        configuration: Some("/etc/cni/net.d/00-isthmus.conflist".into()),
+        primary: Some("10-flannel\u{1b}.conflist".to_owned()),
+        ..CniStatus::default()
+    });
+    let shown = text(&held);
+    let line = shown.lines().find(|line| line.starts_with("CNI")).unwrap();
+    assert!(
+        line.starts_with("CNI    own: /etc/cni/net.d/00-isthmus.conflist, made from 10-flannel")
+            && line.ends_with("(k3s)"),
+        "{line}"
+    );
+    assert!(
+        !line.contains('\u{1b}'),
+        "names of others' files are not for the terminal to interpret"
+    );
+    held.cni = Some(CniStatus {
+        mode: "chained".to_owned(),
+        ..CniStatus::default()
+    });
+    assert!(text(&held).contains("\nCNI    chained: not configured\n"));
+}
+
+#[test]
 fn everything_that_is_there_is_shown_in_a_line_of_its_own() {
     let mut held = status(&[pod("client"), pod("server-with-a-long-name")]);
     held.open_tunnels.push(Tunnel {

@@ -1,0 +1,54 @@
+//! The CNI plugin on this node, as the configuration asks for it.
+
+use std::{env, path::PathBuf};
+
+use isthmus_wire::{CniStatus, SOCKET_NAME};
+use tokio::{sync::watch, task::AbortHandle};
+
+use crate::{
+    cni::{self, Install, PLUGIN, Places, Plugin},
+    config::NodeConfig,
+};
+
+/// The plugin, looked after until this is dropped: two agents with two versions of it must not undo each other's work.
+pub(super) struct Installed {
+    /// How it stands.
+    pub(super) status: watch::Receiver<CniStatus>,
+    following: AbortHandle,
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        self.following.abort();
+    }
+}
+
+/// Installs it, if that is asked for.
+pub(super) fn install(config: &NodeConfig) -> Option<Installed> {
+    let install = asked(config)?;
+    let (told, status) = watch::channel(CniStatus::default());
+    let following = tokio::spawn(cni::follow(install, told)).abort_handle();
+    Some(Installed { status, following })
+}
+
+fn asked(config: &NodeConfig) -> Option<Install> {
+    let cni = &config.cni;
+    let own = &config.common.istiod.pod;
+    Some(Install {
+        mode: cni.install?,
+        places: Places::find(cni.binaries.clone(), cni.configurations.clone()),
+        primary: cni.primary.clone(),
+        plugin: Plugin {
+            agent_socket: config.run_dir.join(SOCKET_NAME),
+            when_agent_is_away: cni.when_away,
+            exclude_namespaces: config.exclude_namespaces.iter().cloned().collect(),
+            own_pods: Plugin::daemon_set_of(own.namespace.as_deref(), own.name.as_deref()),
+        },
+        binary: beside_us(),
+    })
+}
+
+/// The plugin is shipped beside the agent.
+fn beside_us() -> PathBuf {
+    env::current_exe().map_or_else(|_| PLUGIN.into(), |agent| agent.with_file_name(PLUGIN))
+}
