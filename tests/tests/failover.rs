@@ -7,7 +7,7 @@ use std::{
 };
 
 use isthmus_tests::{
-    Pod, Result,
+    Because as _, Pod, Result,
     log::field,
     must_be_reset, roundtrip,
     scene::{OneNetwork, TwoNetworks},
@@ -73,11 +73,14 @@ fn one_gateway_of_two_is_enough_and_none_is_a_clear_error_in_time() -> Result {
         (used(scene.gateway.at()) && used(second.at())).then_some(())
     })?;
     scene.gateway.kill();
-    all_answered(&scene.client, to, 20)?;
+    all_answered(&scene.client, to, 20).because("one gateway is enough")?;
     second.kill();
     let (mark, began) = (near.log().mark(), Instant::now());
-    let stream = scene.client.connect(to)?;
-    must_be_reset(&stream);
+    match scene.client.connect(to) {
+        Ok(stream) => must_be_reset(&stream),
+        // The agent may have said so before the client has looked.
+        Err(failure) => assert!(failure.to_string().contains("reset"), "{failure}"),
+    }
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     // A line of a connection from before may come late.
     let line = near.wait_access(mark, "outbound", |line| field(line, "close.phase") == "connect")?;
