@@ -40,7 +40,7 @@ use nix::{
 use crate::start_code;
 pub(crate) use ending::CUT_SHORT;
 use ending::{Ending, MARGIN};
-use note::{Note, receive, send};
+use note::{Note, receive};
 
 /// How the worker's memory allocator behaves. Freed pages return to the kernel after a second, because a node agent's
 /// memory is the pods' otherwise; two arenas serve a handful of threads; heap profiles can be asked for at run time and
@@ -320,10 +320,7 @@ impl Parent<'_> {
     }
 
     fn hand_over(&self, link: &OwnedFd) -> bool {
-        let sent = self.held.iter().try_for_each(|(name, socket)| {
-            send(link.as_fd(), &Note::Hold { name: name.clone() }, Some(socket.as_fd()))
-        });
-        match sent.and_then(|()| send(link.as_fd(), &Note::End, None)) {
+        match handover::give(link.as_fd(), &self.held) {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(%error, "handing the listeners to the worker failed");

@@ -75,14 +75,14 @@ pub fn successor(listening: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Gives everything away.
+/// Gives everything, to a successor or to a worker.
 ///
 /// # Errors
-/// When the successor does not take it.
-pub fn give(successor: BorrowedFd<'_>, held: &HashMap<String, OwnedFd>) -> io::Result<()> {
+/// When it is not taken.
+pub fn give(taker: BorrowedFd<'_>, held: &HashMap<String, OwnedFd>) -> io::Result<()> {
     held.iter()
-        .try_for_each(|(name, socket)| send(successor, &Note::Hold { name: name.clone() }, Some(socket.as_fd())))?;
-    send(successor, &Note::End, None)
+        .try_for_each(|(name, socket)| send(taker, &Note::Hold { name: name.clone() }, Some(socket.as_fd())))?;
+    send(taker, &Note::End, None)
 }
 
 /// Whether an agent serves from this run directory that would hand over.
