@@ -14,8 +14,20 @@ use crate::{
 struct Plain {
     file: &'static str,
     about: &'static str,
-    render: &'static [&'static str],
+    /// Which part of the chart it is.
+    part: &'static [&'static str],
 }
+
+/// How the chart is rendered.
+const RENDER: [&str; 7] = [
+    "template",
+    "isthmus",
+    "deploy/helm/isthmus",
+    "--namespace",
+    "istio-system",
+    "--kube-version",
+    "1.30",
+];
 
 /// Hooks are left out of the first: one of them takes the agent off every node.
 const MANIFESTS: [Plain; 2] = [
@@ -23,16 +35,7 @@ const MANIFESTS: [Plain; 2] = [
         file: "isthmus.yaml",
         about: "The node agent, in place of ztunnel and istio-cni, as the chart makes it when no value is set.\n\
                 kubectl apply -f deploy/manifest/isthmus.yaml",
-        render: &[
-            "template",
-            "isthmus",
-            "deploy/helm/isthmus",
-            "--namespace",
-            "istio-system",
-            "--kube-version",
-            "1.30",
-            "--no-hooks",
-        ],
+        part: &["--no-hooks"],
     },
     Plain {
         file: "cleanup.yaml",
@@ -40,17 +43,7 @@ const MANIFESTS: [Plain; 2] = [
                 kubectl apply -f deploy/manifest/cleanup.yaml\n\
                 kubectl rollout status daemonset/ztunnel-cleanup -n istio-system\n\
                 kubectl delete -f deploy/manifest/cleanup.yaml",
-        render: &[
-            "template",
-            "isthmus",
-            "deploy/helm/isthmus",
-            "--namespace",
-            "istio-system",
-            "--kube-version",
-            "1.30",
-            "--show-only",
-            "templates/cleanup.yaml",
-        ],
+        part: &["--show-only", "templates/cleanup.yaml"],
     },
 ];
 
@@ -68,7 +61,7 @@ impl Manifest {
         setup::prepare(tree, &[Purpose::Charts])?;
         for plain in &MANIFESTS {
             let path = tree.path("deploy/manifest").join(plain.file);
-            let wanted = plain.text(&rendered(tree, plain.render)?);
+            let wanted = plain.text(&rendered(tree, &plain.render())?);
             let is_there = fs::read_to_string(&path).is_ok_and(|there| there == wanted);
             if is_there {
                 println!("==> deploy/manifest/{} ... as the chart makes it", plain.file);
@@ -87,6 +80,10 @@ impl Manifest {
 }
 
 impl Plain {
+    fn render(&self) -> Vec<&'static str> {
+        RENDER.iter().chain(self.part).copied().collect()
+    }
+
     /// What is rendered, below its head.
     fn text(&self, rendered: &str) -> String {
         let mut head = String::new();
@@ -95,7 +92,7 @@ impl Plain {
         }
         format!(
             "{head}#\n# Made by `cargo xtask manifest`; change the chart instead. For Kubernetes 1.30 and newer:\n# helm {}\n{rendered}",
-            self.render.join(" ")
+            self.render().join(" ")
         )
     }
 }
@@ -131,6 +128,6 @@ mod tests {
 
     #[test]
     fn what_takes_the_agent_away_is_not_applied_with_it() {
-        assert!(MANIFESTS[0].render.contains(&"--no-hooks"));
+        assert!(MANIFESTS[0].render().contains(&"--no-hooks"));
     }
 }
