@@ -28,9 +28,7 @@ struct World {
 impl World {
     fn start(title: &str) -> Result<Self> {
         let lab = Lab::new(title)?;
-        let network = lab.network("network1")?;
-        let mut clusters = Cluster::start(&lab, &[("cluster1", &network)])?;
-        let cluster = clusters.remove(0);
+        let cluster = Cluster::alone(&lab)?;
         let nodes = [cluster.node("node1", "r1/z1")?, cluster.node("node2", "r1/z2")?];
         let [near, far] = &nodes;
         let client = cluster.pod(near, "client").start()?;

@@ -42,9 +42,7 @@ struct World {
 impl World {
     fn start(title: &str) -> Result<Self> {
         let lab = Lab::new(title)?;
-        let network = lab.network("network1")?;
-        let mut clusters = Cluster::start(&lab, &[("cluster1", &network)])?;
-        let cluster = clusters.remove(0);
+        let cluster = Cluster::alone(&lab)?;
         let node = cluster.node("node1", "r1/z1")?;
         let client = running(&cluster, &node, SPACE, "client")?;
         let server = running(&cluster, &node, SPACE, "server")?;

@@ -185,14 +185,12 @@ fn told(cluster: &Cluster, wanted: impl Fn(&Told) -> bool) -> Result {
 #[test]
 fn the_real_istiod_answers_what_it_is_asked_and_a_service_keeps_up_with_its_endpoints() -> Result {
     let lab = Lab::new("on demand")?;
-    let network = lab.network("network1")?;
-    let clusters = Cluster::start(&lab, &[("cluster1", &network)])?;
-    let cluster = clusters.first().because("one cluster")?;
+    let cluster = &Cluster::alone(&lab)?;
     let (near, far) = (cluster.node("near", "r1/z1")?, cluster.node("far", "r1/z1")?);
     let client = cluster.pod(&near, "client").start()?;
     let first = cluster.pod(&far, "first").label("app", "web").start()?;
     let unasked = cluster.pod(&far, "unasked").start()?;
-    let vip = network.vip(20);
+    let vip = cluster.network().vip(20);
     cluster.service("web").vip(vip).port(80, PORT).add()?;
     cluster.service("unasked").port(80, PORT).add()?;
     let pods = [&client, &first, &unasked].map(|pod| cluster.workload_uid(pod));
@@ -241,7 +239,7 @@ fn the_real_istiod_answers_what_it_is_asked_and_a_service_keeps_up_with_its_endp
     cluster.kill_istiod();
     reach("without istiod")?;
     cluster.start_istiod()?;
-    let outside = network.host("outside")?;
+    let outside = cluster.network().host("outside")?;
     let _echo = outside.echo(PORT)?;
     within(SOON, "what is new is asked for", || speaks(&client, &outside).ok())?;
     reach("when istiod is back")

@@ -68,6 +68,13 @@ impl Cluster {
         clusters.try_into().ok().because("two clusters were started")
     }
 
+    /// `cluster1` on `network1`, which nobody else knows.
+    pub fn alone(lab: &Lab) -> Result<Self> {
+        let network = lab.network("network1")?;
+        let mut started = Self::start(lab, &[("cluster1", &network)])?;
+        started.pop().because("one cluster was started")
+    }
+
     /// Starts clusters at once, under one root, with remote secrets of each other.
     pub fn start(lab: &Lab, clusters: &[(&str, &Network)]) -> Result<Vec<Self>> {
         let root = Roots::new("the mesh")?;

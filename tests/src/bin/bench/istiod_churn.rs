@@ -32,11 +32,7 @@ const WRITERS: u16 = 24;
 
 pub(crate) fn row(pace: &Pace) -> Result<Row> {
     let lab = Lab::with("bench", false)?;
-    let network = lab.network("network1")?;
-    let cluster = Cluster::start(&lab, &[("cluster1", &network)])?;
-    let [cluster] = cluster.as_slice() else {
-        return Err(Failure::new("one cluster was started"));
-    };
+    let cluster = &Cluster::alone(&lab)?;
     let nodes = [cluster.node("node1", "r1/z1")?, cluster.node("node2", "r1/z1")?];
     let [near, far] = &nodes;
     let client = cluster.pod(near, "client").start()?;
