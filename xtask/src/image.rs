@@ -27,6 +27,9 @@ const PROGRAMS: [(&str, &str); 2] = [
     ("isthmus-cni", "usr/local/bin/isthmus-cni"),
 ];
 
+/// The image of [`pack_workload`].
+const WORKLOAD: &str = "isthmus-test/busybox:1";
+
 /// Writes the image as an archive that `docker load` and `ctr images import` take: target/image/isthmus-VERSION.tar.
 ///
 /// It holds two statically linked programs and nothing else. Of the same programs the same archive is made, byte for byte.
@@ -44,6 +47,17 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    /// The image as the charts ask for it, where `docker` and `ctr` find it in the work tree.
+    pub(crate) fn of_this_version() -> Result<Self, Failure> {
+        Ok(Self {
+            name: concat!("isthmus:", env!("CARGO_PKG_VERSION"))
+                .parse()
+                .map_err(Failure::new)?,
+            out: None,
+            programs: None,
+        })
+    }
+
     /// Builds the programs and packs them.
     pub(crate) fn run(&self, tree: &Tree) -> Result<(), Failure> {
         let folder = match &self.programs {
@@ -66,7 +80,10 @@ impl Image {
         let about = About {
             name: &self.name,
             version: env!("CARGO_PKG_VERSION"),
-            entrypoint: "/usr/local/bin/isthmus",
+            description: "Node agent, gateway and CNI plugin of an ambient mesh",
+            licenses: "Apache-2.0",
+            entrypoint: &["/usr/local/bin/isthmus"],
+            command: &["run"],
         };
         let archive = Archive::of(&about, &programs)?;
         let path = match &self.out {
@@ -83,6 +100,25 @@ impl Image {
         );
         Ok(())
     }
+}
+
+/// What tests run in pods: one program of this machine at its place in the image, which holds a pod's namespaces when it is
+/// told nothing else. Where it was packed is answered.
+pub(crate) fn pack_workload(tree: &Tree, program: &Path) -> Result<PathBuf, Failure> {
+    let about = About {
+        name: &WORKLOAD.parse().map_err(Failure::new)?,
+        version: "1",
+        description: "BusyBox, for tests",
+        licenses: "GPL-2.0-only",
+        entrypoint: &["/bin/busybox", "sleep", "2147483647"],
+        command: &[],
+    };
+    let archive = Archive::of(&about, &[("bin/busybox", Executable::read(program)?)])?;
+    let home = tree.target("image");
+    fs::create_dir_all(&home).map_err(|cause| Failure::io("making", &home, &cause))?;
+    let path = home.join("busybox.tar");
+    write(&path, archive.bytes())?;
+    Ok(path)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {

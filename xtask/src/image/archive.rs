@@ -25,8 +25,14 @@ pub(super) struct About<'a> {
     pub(super) name: &'a Name,
     /// Version of the programs.
     pub(super) version: &'a str,
-    /// The program that is started.
-    pub(super) entrypoint: &'a str,
+    /// A line for people.
+    pub(super) description: &'a str,
+    /// SPDX identifier.
+    pub(super) licenses: &'a str,
+    /// The program that is started, and what it is told in front of everything else.
+    pub(super) entrypoint: &'a [&'a str],
+    /// What it is told besides, unless whoever starts it says something else.
+    pub(super) command: &'a [&'a str],
 }
 
 /// An image as one file.
@@ -122,9 +128,9 @@ fn layer(programs: &[(&str, Executable)]) -> io::Result<Vec<u8>> {
 fn assemble(about: &About<'_>, machine: &str, layer: Blob) -> io::Result<Archive> {
     let title = about.name.to_string();
     let labels = json!({
-        "org.opencontainers.image.title": "isthmus",
-        "org.opencontainers.image.description": "Node agent, gateway and CNI plugin of an ambient mesh",
-        "org.opencontainers.image.licenses": "Apache-2.0",
+        "org.opencontainers.image.title": about.name.last(),
+        "org.opencontainers.image.description": about.description,
+        "org.opencontainers.image.licenses": about.licenses,
         "org.opencontainers.image.version": about.version,
     });
     let config = Blob::json(&json!({
@@ -134,8 +140,8 @@ fn assemble(about: &About<'_>, machine: &str, layer: Blob) -> io::Result<Archive
         "config": {
             "User": "0:0",
             "Env": ["PATH=/usr/local/bin"],
-            "Entrypoint": [about.entrypoint],
-            "Cmd": ["run"],
+            "Entrypoint": about.entrypoint,
+            "Cmd": about.command,
             "WorkingDir": "/",
             "Labels": labels,
         },
@@ -217,7 +223,10 @@ mod tests {
         let about = About {
             name: &"mesh/isthmus:0.1".parse().unwrap(),
             version: "0.1.0",
-            entrypoint: "/usr/local/bin/isthmus",
+            description: "Node agent",
+            licenses: "Apache-2.0",
+            entrypoint: &["/usr/local/bin/isthmus"],
+            command: &["run"],
         };
         Archive::of(&about, &programs).unwrap()
     }

@@ -21,6 +21,11 @@ impl Name {
         }
     }
 
+    /// What the image is called without whose it is.
+    pub(super) fn last(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
     /// The tag alone.
     pub(super) fn tag(&self) -> &str {
         &self.tag
