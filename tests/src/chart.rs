@@ -140,10 +140,7 @@ pub fn file(path: &str) -> Result<String> {
 /// What `helm ARGUMENTS` prints in the work tree, given this on its standard input.
 pub fn helm(arguments: &[&str], input: &str) -> Result<String> {
     let mut helm = Command::new(program()?);
-    helm.args(arguments).current_dir(ROOT);
-    for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME", "HELM_PLUGINS"] {
-        helm.env(variable, "/nonexistent");
-    }
+    at_home(helm.args(arguments));
     helm.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = helm.spawn().because("starting helm")?;
     if let Some(mut stdin) = child.stdin.take() {
@@ -158,8 +155,16 @@ pub fn helm(arguments: &[&str], input: &str) -> Result<String> {
     Err(Failure::new(String::from_utf8_lossy(&said).into_owned()))
 }
 
+/// A helm in the work tree that takes nothing of who calls it.
+pub(crate) fn at_home(helm: &mut Command) {
+    helm.current_dir(ROOT);
+    for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME", "HELM_PLUGINS"] {
+        helm.env(variable, "/nonexistent");
+    }
+}
+
 /// Built by `cargo xtask setup`; `ISTHMUS_HELM` names another one.
-fn program() -> Result<PathBuf> {
+pub(crate) fn program() -> Result<PathBuf> {
     if let Some(program) = env::var_os("ISTHMUS_HELM") {
         return Ok(program.into());
     }

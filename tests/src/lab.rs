@@ -164,6 +164,10 @@ impl World {
         &self.dir
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn bpffs(&self) -> &Path {
         &self.bpffs
     }

@@ -18,6 +18,7 @@ pub mod control_plane;
 pub mod echo;
 pub mod envoy;
 pub mod failure;
+pub mod fleet;
 pub mod forger;
 pub mod gateway;
 pub mod histogram;

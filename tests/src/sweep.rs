@@ -102,6 +102,9 @@ pub fn lab_called(lab: &str) {
         let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
     bpffs(&Path::new("/sys/fs/bpf").join(lab));
+    if let Err(failure) = crate::fleet::remove_cgroups(lab) {
+        eprintln!("lab: {failure}");
+    }
     let spaces = fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
     for name in spaces.map(|entry| entry.file_name().to_string_lossy().into_owned()) {
         if name.split('-').next() == Some(lab)

@@ -1,4 +1,4 @@
-//! A real control plane for the lab: kube-apiserver, istiod and istioctl, built from the modules that
+//! Real clusters for the lab: Kubernetes' programs, istiod and istioctl, built from the modules that
 //! tests/control-plane/ pins, into target/control-plane/DIGEST.
 
 use std::{
@@ -11,8 +11,16 @@ use std::{
 use crate::{Failure, Step, Tree, tree::in_path};
 
 /// Folder of a module below tests/control-plane, package, and what its program is called.
-const PROGRAMS: [(&str, &str, &str); 3] = [
+const PROGRAMS: [(&str, &str, &str); 7] = [
     ("kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", "kube-apiserver"),
+    ("kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", "kube-scheduler"),
+    (
+        "kubernetes",
+        "k8s.io/kubernetes/cmd/kube-controller-manager",
+        "kube-controller-manager",
+    ),
+    ("kubernetes", "k8s.io/kubernetes/cmd/kubelet", "kubelet"),
+    ("kubernetes", "k8s.io/kubernetes/cmd/kubectl", "kubectl"),
     ("istio", "istio.io/istio/pilot/cmd/pilot-discovery", "pilot-discovery"),
     ("istio", "istio.io/istio/istioctl/cmd/istioctl", "istioctl"),
 ];
@@ -38,7 +46,7 @@ const GO_HOMES: [&str; 2] = ["/usr/local/go/bin/go", "/usr/lib/go/bin/go"];
 
 /// Builds what is not there.
 pub(crate) fn build(tree: &Tree) -> Result<(), Failure> {
-    let home = tree.target("control-plane").join(digest(tree)?);
+    let home = home(tree)?;
     fs::create_dir_all(&home).map_err(|cause| Failure::io("making", &home, &cause))?;
     for (module, package, program) in PROGRAMS {
         if !home.join(program).is_file() {
@@ -56,14 +64,18 @@ pub(crate) fn build(tree: &Tree) -> Result<(), Failure> {
     place(&tree.target("control-plane"), CURRENT, |path| fs::write(path, &name))
 }
 
+/// Where they are, once built.
+pub(crate) fn home(tree: &Tree) -> Result<PathBuf, Failure> {
+    Ok(tree.target("control-plane").join(digest(tree)?))
+}
+
 /// Debian's packages that are missing for it. Go itself is needed for building only.
 pub(crate) fn lacks(tree: &Tree) -> Vec<&'static str> {
     let mut missing = Vec::new();
     if in_path("etcd").is_none() {
         missing.push("etcd-server");
     }
-    let is_built = digest(tree).is_ok_and(|digest| {
-        let home = tree.target("control-plane").join(digest);
+    let is_built = home(tree).is_ok_and(|home| {
         PROGRAMS.iter().all(|(_, _, program)| home.join(program).is_file())
             && MANIFESTS.iter().all(|(_, _, name)| home.join(name).is_file())
     });
@@ -110,7 +122,7 @@ pub(crate) fn compile(tree: &Tree, home: &Path, module: &str, package: &str, pro
 }
 
 /// Where Go has put the sources of a module that the istio one needs.
-fn module_folder(tree: &Tree, module: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn module_folder(tree: &Tree, module: &str) -> Result<PathBuf, Failure> {
     let mut list = Command::new(need_go(tree)?);
     list.args(["mod", "download", "-json", module]);
     set(&mut list, tree, "istio");

@@ -15,6 +15,7 @@ use crate::{
 mod bench;
 mod build;
 mod check;
+mod cluster;
 mod control_plane;
 mod demo;
 mod ebpf;
@@ -22,6 +23,7 @@ mod envoy;
 mod fuzz;
 mod helm;
 mod image;
+mod kind;
 mod lint;
 mod machine;
 mod manifest;
@@ -52,6 +54,7 @@ enum Verb {
     Bench(bench::Bench),
     Manifest(manifest::Manifest),
     Image(image::Image),
+    Cluster(cluster::Cluster),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Verb::Bench(verb) => verb.run(&tree),
         Verb::Manifest(verb) => verb.run(&tree),
         Verb::Image(verb) => verb.run(&tree),
+        Verb::Cluster(verb) => verb.run(&tree),
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,

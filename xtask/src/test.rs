@@ -1,11 +1,11 @@
 //! `cargo xtask test`: every promise, from unit tests to the lab.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use clap::Args;
 
 use crate::{
-    Failure, Step, Tree, build, demo, ebpf, fuzz, lint,
+    Failure, Step, Tree, build, cluster, demo, ebpf, fuzz, kind, lint,
     setup::{self, Purpose},
     test::{leftovers::Leftovers, tally::Tally},
     tree,
@@ -27,6 +27,13 @@ pub(crate) struct Test {
     /// Run unit tests only: no root, no eBPF toolchain
     #[arg(long, conflicts_with = "files")]
     unit: bool,
+    /// Run only what is promised of clusters, on two of yours that are one mesh of two networks, with Isthmus installed
+    /// (docs/install.md): told twice. Pods of isthmus-test/busybox:1 must start there
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "unit"])]
+    kubeconfig: Vec<PathBuf>,
+    /// The same on two clusters of kind, which are made for it and left up; needs docker, kind and images from the internet
+    #[arg(long, conflicts_with_all = ["files", "unit", "kubeconfig"])]
+    kind: bool,
     /// Leave out `lint`
     #[arg(long)]
     no_lint: bool,
@@ -53,12 +60,19 @@ impl Test {
         if self.unit {
             return unit(tree, tally);
         }
+        if self.kind {
+            return self.given(tree, tally, &kind::up(tree)?);
+        }
+        if !self.kubeconfig.is_empty() {
+            return self.given(tree, tally, &self.kubeconfig);
+        }
         let only_lab = !self.files.is_empty();
         let mut purposes = vec![
             Purpose::Build,
             Purpose::Lab,
             Purpose::Peers,
             Purpose::ControlPlane,
+            Purpose::Nodes,
             Purpose::Charts,
         ];
         if !only_lab && !self.no_lint {
@@ -76,6 +90,7 @@ impl Test {
         }
         build::build(tree)?;
         build::build_lab(tree)?;
+        cluster::images(tree)?;
         self.lab(tree, tally)?;
         if !only_lab && !self.no_fuzz {
             fuzz::run_all(tree, FUZZ_SECONDS, |target, ended| {
@@ -83,6 +98,28 @@ impl Test {
             })?;
         }
         Ok(())
+    }
+
+    /// What is promised of clusters, on clusters that are there.
+    fn given(&self, tree: &Tree, tally: &mut Tally, kubeconfigs: &[PathBuf]) -> Result<(), Failure> {
+        let [first, second] = kubeconfigs else {
+            return Err(Failure::new("--kubeconfig is told twice, once for each cluster"));
+        };
+        setup::prepare(tree, &[Purpose::ControlPlane, Purpose::Charts])?;
+        let paths = [first, second].map(|path| {
+            path.canonicalize()
+                .map_err(|cause| Failure::io("finding", path, &cause))
+        });
+        let [first, second] = paths;
+        let mut cargo = tree.cargo();
+        cargo
+            .args(["test", "--package=isthmus-tests", "--test=cluster", "--"])
+            .args(&self.arguments)
+            .env(
+                "ISTHMUS_KUBECONFIGS",
+                format!("{}:{}", first?.display(), second?.display()),
+            );
+        count(tally, "promises of clusters", cargo)
     }
 
     fn lab(&self, tree: &Tree, tally: &mut Tally) -> Result<(), Failure> {
@@ -133,13 +170,16 @@ fn count(tally: &mut Tally, title: &str, cargo: Command) -> Result<(), Failure> 
 /// Names of the lab's test files that contain one of `parts`.
 fn lab_files(tree: &Tree, parts: &[String]) -> Result<Vec<String>, Failure> {
     let folder = tree.path("tests/tests");
-    let is_test = |path: &std::path::PathBuf| path.parent() == Some(folder.as_path());
-    let name = |path: std::path::PathBuf| Some(path.file_stem()?.to_string_lossy().into_owned());
-    let all: Vec<String> = tree::files(&folder, "rs")?
-        .into_iter()
-        .filter(is_test)
-        .filter_map(name)
-        .collect();
+    // One that has several files is a folder with a main.rs.
+    let test = |path: PathBuf| {
+        let path = if path.ends_with("main.rs") {
+            path.parent()?.to_owned()
+        } else {
+            path
+        };
+        (path.parent()? == folder).then(|| Some(path.file_stem()?.to_string_lossy().into_owned()))?
+    };
+    let all: Vec<String> = tree::files(&folder, "rs")?.into_iter().filter_map(test).collect();
     let chosen: Vec<String> = all
         .iter()
         .filter(|file| parts.iter().any(|part| file.contains(part)))

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    process::Command,
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -17,7 +18,7 @@ use super::{
     crds,
     east_west::EastWest,
     istiod::Istiod,
-    kubernetes::{Kubernetes, Machine},
+    kubernetes::{Kubernetes, Machine, Pods},
     pod::ClusterPodBuilder,
     roots::{Intermediate, Roots},
     service::ClusterServiceBuilder,
@@ -77,9 +78,14 @@ impl Cluster {
 
     /// Starts clusters at once, under one root, with remote secrets of each other.
     pub fn start(lab: &Lab, clusters: &[(&str, &Network)]) -> Result<Vec<Self>> {
+        Self::start_for(lab, clusters, Pods::Played)
+    }
+
+    /// As [`Cluster::start`], told who runs pods.
+    pub fn start_for(lab: &Lab, clusters: &[(&str, &Network)], pods: Pods) -> Result<Vec<Self>> {
         let root = Roots::new("the mesh")?;
         let world = lab.world();
-        let bases = at_once(clusters, |(name, network)| base(world, name, network))?;
+        let bases = at_once(clusters, |(name, network)| base(world, name, network, pods))?;
         let all: Vec<(&str, Value)> = clusters
             .iter()
             .zip(&bases)
@@ -326,7 +332,28 @@ impl Cluster {
         EastWest::new("istio-eastwestgateway").add(self)
     }
 
-    pub(super) fn world(&self) -> &Arc<World> {
+    /// A command that will run on the machine of its control plane.
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        self.machine().netns.command(&program.display().to_string())
+    }
+
+    /// Where files of its apiserver are.
+    pub(crate) fn files(&self) -> &Path {
+        self.inner.kubernetes.dir()
+    }
+
+    /// A kubeconfig for its administrator, and the namespace in which it works.
+    pub(crate) fn administrator(&self) -> Result<(PathBuf, PathBuf)> {
+        let kubernetes = &self.inner.kubernetes;
+        Ok((kubernetes.kubeconfig(self.files())?, self.machine().netns.path()))
+    }
+
+    /// Writes the kubeconfig of a node's kubelet.
+    pub(crate) fn kubeconfig_of_node(&self, path: &Path, node: &str) -> Result {
+        self.inner.kubernetes.kubeconfig_of_node(path, node)
+    }
+
+    pub(crate) fn world(&self) -> &Arc<World> {
         &self.inner.world
     }
 
@@ -366,11 +393,11 @@ impl Inner {
 }
 
 /// An apiserver with everything in it that istiod looks for when it starts.
-fn base(world: &Arc<World>, name: &str, network: &Network) -> Result<(Kubernetes, Machine)> {
+fn base(world: &Arc<World>, name: &str, network: &Network, pods: Pods) -> Result<(Kubernetes, Machine)> {
     let dir = world.dir().join(name);
     std::fs::create_dir_all(&dir).because(format!("making {}", dir.display()))?;
     let machine = Machine::make(world, network)?;
-    let kubernetes = Kubernetes::start(world, name, &machine, &dir)?;
+    let kubernetes = Kubernetes::start(world, name, &machine, &dir, pods)?;
     let api = &kubernetes.api;
     crds::define(api)?;
     api.apply(&json!({
@@ -378,7 +405,12 @@ fn base(world: &Arc<World>, name: &str, network: &Network) -> Result<(Kubernetes
         "kind": "Namespace",
         "metadata": { "name": SYSTEM, "labels": { "topology.istio.io/network": network.name() } },
     }))?;
-    for account in ["istiod", "ztunnel"] {
+    // Where pods run, the agent's chart makes its account.
+    let accounts: &[&str] = match pods {
+        Pods::Played => &["istiod", "ztunnel"],
+        Pods::Run => &["istiod"],
+    };
+    for account in accounts {
         api.apply(&json!({
             "apiVersion": "v1",
             "kind": "ServiceAccount",

@@ -1,4 +1,6 @@
 //! An etcd and a kube-apiserver, without any of the controllers behind them.
+//!
+//! The apiserver serves at 443, so that the address of the Service `kubernetes` is its own: nobody here translates addresses.
 
 use std::{
     fs,
@@ -24,11 +26,22 @@ use crate::{
     wait::within,
 };
 
-const PORT: u16 = 6443;
+const PORT: u16 = 443;
 /// Cold, on two busy cores.
 const UP: Duration = Duration::from_secs(180);
 /// What members of `system:masters` show. The apiserver listens in namespaces of the lab only.
 const TOKEN: &str = "lab";
+/// A cluster has so many nodes at most whose kubelets are known to the apiserver.
+const MOST_KUBELETS: u8 = 8;
+
+/// Who runs the pods that a cluster is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pods {
+    /// The test plays kubelet.
+    Played,
+    /// Kubelets do.
+    Run,
+}
 
 /// An apiserver with its etcd.
 #[derive(Debug)]
@@ -53,6 +66,7 @@ struct Begin {
     name: String,
     machine: Machine,
     dir: PathBuf,
+    pods: Pods,
 }
 
 /// Where the machine of a control plane is.
@@ -70,7 +84,7 @@ pub(super) struct Machine {
 
 impl Kubernetes {
     /// Starts both and waits until the apiserver is ready.
-    pub(super) fn start(world: &Arc<World>, name: &str, machine: &Machine, dir: &Path) -> Result<Self> {
+    pub(super) fn start(world: &Arc<World>, name: &str, machine: &Machine, dir: &Path, pods: Pods) -> Result<Self> {
         let root = Roots::new(&format!("{name} kubernetes"))?;
         let own_service = IpAddr::from([10, 96, machine.index, 1]);
         let [certificate, key] = root.server(
@@ -83,7 +97,8 @@ impl Kubernetes {
             ("apiserver-key.pem", key),
             ("service-account.pem", signer.public_key_pem()),
             ("service-account-key.pem", signer.serialize_pem()),
-            ("tokens.csv", format!("{TOKEN},lab,lab,system:masters\n")),
+            ("root.pem", root.pem()),
+            ("tokens.csv", tokens(name)),
         ];
         for (file, text) in files {
             write(&dir.join(file), &text)?;
@@ -94,6 +109,7 @@ impl Kubernetes {
             name: name.to_owned(),
             machine: machine.clone(),
             dir: dir.to_owned(),
+            pods,
         };
         let api = Api::new(
             &machine.netns,
@@ -140,6 +156,16 @@ impl Kubernetes {
         write(path, &self.config_at(self.inner, token).to_string())
     }
 
+    /// A kubeconfig for the kubelet of a node that [`node_name`] calls so.
+    pub(super) fn kubeconfig_of_node(&self, path: &Path, node: &str) -> Result {
+        write(path, &self.config_at(self.inner, &node_token(node)).to_string())
+    }
+
+    /// Where its files are: `root.pem` and `service-account-key.pem` among them, which controllers want.
+    pub(super) fn dir(&self) -> &Path {
+        &self.begin.dir
+    }
+
     /// A kubeconfig for who comes over the internet: the value of a remote secret.
     pub(super) fn remote_config(&self) -> Value {
         self.config_at(self.outer, TOKEN)
@@ -168,7 +194,7 @@ impl Kubernetes {
 impl Begin {
     fn start(&self, api: &Api) -> Result<Process> {
         let name = &self.name;
-        let mut apiserver = apiserver(&self.world, name, &self.machine, &self.dir)?;
+        let mut apiserver = apiserver(&self.world, name, &self.machine, &self.dir, self.pods)?;
         let up = within(UP, &format!("the apiserver of {name} is ready"), || {
             if api.is_ready() {
                 Some(true)
@@ -198,7 +224,7 @@ fn etcd(world: &Arc<World>, name: &str, machine: &Machine, dir: &Path) -> Result
     Process::start(world, &format!("{name}-etcd"), command)
 }
 
-fn apiserver(world: &Arc<World>, name: &str, machine: &Machine, dir: &Path) -> Result<Process> {
+fn apiserver(world: &Arc<World>, name: &str, machine: &Machine, dir: &Path, pods: Pods) -> Result<Process> {
     let index = machine.index;
     let mut command = machine.netns.command(&built("kube-apiserver")?.display().to_string());
     for (flag, file) in [
@@ -221,14 +247,36 @@ fn apiserver(world: &Arc<World>, name: &str, machine: &Machine, dir: &Path) -> R
         .args([
             "--service-account-issuer=https://kubernetes.default.svc",
             "--authorization-mode=Node,RBAC",
-            // It would want a token's Secret mounted into pods, which nobody here makes.
-            "--disable-admission-plugins=ServiceAccount",
             "--allow-privileged=true",
+            "--kubelet-preferred-address-types=InternalIP",
             "--endpoint-reconciler-type=none",
             "--enable-priority-and-fairness=false",
             "--profiling=false",
         ]);
+    if pods == Pods::Played {
+        // It would want a token mounted into pods, which nobody here makes.
+        command.arg("--disable-admission-plugins=ServiceAccount");
+    }
     Process::start(world, &format!("{name}-apiserver"), command)
+}
+
+/// The apiserver's `--token-auth-file`: the lab's own token, and one of each kubelet that may come.
+fn tokens(cluster: &str) -> String {
+    let own = format!("{TOKEN},lab,lab,system:masters\n");
+    let kubelets = (1..=MOST_KUBELETS).map(|number| {
+        let node = node_name(cluster, number);
+        format!("{},system:node:{node},{node},system:nodes\n", node_token(&node))
+    });
+    [own].into_iter().chain(kubelets).collect()
+}
+
+/// A node that a kubelet runs is called so.
+pub(crate) fn node_name(cluster: &str, number: u8) -> String {
+    format!("{cluster}-node{number}")
+}
+
+fn node_token(node: &str) -> String {
+    format!("token-of-{node}")
 }
 
 /// The end of a log, for a developer.
@@ -270,10 +318,15 @@ impl Machine {
             "addr add 10.{net}.0.90/24 dev eth0\n\
              addr add fd00:10:{net}::90/64 dev eth0 nodad\n\
              addr add 198.51.100.{outer}/24 dev eth1\n\
+             addr add 10.96.{net}.1/32 dev lo\naddr add 10.96.{net}.2/32 dev lo\n\
              link set eth0 up\nlink set eth1 up\n\
              route add 10.{net}.0.0/16 via 10.{net}.0.254\n\
              route add fd00:10:{net}::/48 via fd00:10:{net}::254\n\
              route add default via 198.51.100.254\n"
+        ))?;
+        // Addresses of the Services `kubernetes` and `istiod`.
+        network.wire().ip(&format!(
+            "route add 10.96.{net}.1/32 via 10.{net}.0.90\nroute add 10.96.{net}.2/32 via 10.{net}.0.90\n"
         ))?;
         Ok(Self {
             netns,

@@ -8,8 +8,11 @@ use crate::{Failure, Tree};
 const PREFIX: &str = "isth";
 
 /// Folders of the kernel whose entries are named by us, and the command that removes one.
-const PLACES: [(&str, &str); 3] = [
+const PLACES: [(&str, &str); 6] = [
     ("run/netns", "ip netns del"),
+    ("sys/fs/cgroup", "rmdir /sys/fs/cgroup/"),
+    ("sys/fs/cgroup/unified", "rmdir /sys/fs/cgroup/unified/"),
+    ("sys/fs/cgroup/memory", "rmdir /sys/fs/cgroup/memory/"),
     ("sys/fs/bpf", "rm -r /sys/fs/bpf/"),
     ("sys/class/net", "ip link del"),
 ];
@@ -19,7 +22,7 @@ const PLACES: [(&str, &str); 3] = [
 pub(super) struct Leftovers(Vec<String>);
 
 impl Leftovers {
-    /// Looks for network namespaces, pins, links and processes of ours.
+    /// Looks for network namespaces, cgroups, pins, links and processes of ours.
     pub(super) fn find(tree: &Tree) -> Self {
         let mut commands = Vec::new();
         for (folder, command) in PLACES {
