@@ -53,7 +53,16 @@ impl Additions {
 
     /// See `isthmus_wire::Request::Add`.
     pub async fn add(&self, pod: NewPod) -> Response {
-        let until = Instant::now() + PATIENCE;
+        let begin = Instant::now();
+        let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
+        let response = self.bring_in(pod, begin + PATIENCE).await;
+        let took_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let done = matches!(response, Response::Done);
+        tracing::info!(namespace, pod = name, took_ms, done, "the CNI plugin's ADD is answered");
+        response
+    }
+
+    async fn bring_in(&self, pod: NewPod, until: Instant) -> Response {
         // A runtime that gave one addition up begins the next while the first still runs; what the first lets go of must
         // not be what the second has brought in.
         let Ok(_turn) = timeout_at(until, self.turns.take(&pod.uid)).await else {
