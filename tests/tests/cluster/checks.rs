@@ -53,6 +53,12 @@ fn workloads(members: &[Member<'_>]) -> Result {
         for (namespace, name) in [(DEMO, "hello"), (DEMO, "curl"), (PLAIN, "curl")] {
             rolled_out(&member.kubectl, namespace, name)?;
         }
+        println!(
+            "{}",
+            member
+                .kubectl
+                .run(&["get", "pods", "--all-namespaces", "--output=wide"])?
+        );
     }
     Ok(())
 }

@@ -219,6 +219,9 @@ fn many(kubectl: &Kubectl, site: &Site) -> Result {
         );
     }
     println!("  the agent's part of ADD: {}", additions(kubectl)?);
+    let machine = site.machines().first().because("there is a node")?;
+    let took = machine.run(&["bash", "-c", include_str!("plugin_took.sh")])?;
+    println!("  the plugin's part, one question asked, p50 and p99, µs: {took}");
     kubectl.run(&["delete", "deployment", "many", "--namespace", DEMO, "--wait=false"])?;
     let all = ["pods", "--namespace", DEMO, "--selector=app=many"];
     kubectl.until(&all, LATER, |pods| items(pods).is_empty().then_some(()))
