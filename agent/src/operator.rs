@@ -58,6 +58,7 @@ fn enrol(arguments: PodAddArgs) -> Enrol {
         netns,
         mtls_required,
         reroute_interfaces,
+        capture: Box::default(),
     }
 }
 

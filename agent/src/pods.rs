@@ -5,6 +5,7 @@
 //! agent what to take up again.
 
 pub mod ask;
+pub mod capture;
 pub mod certificate_status;
 pub mod enrolled;
 mod kernel_mesh;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use isthmus_wire::{Enrol, PodStatus, Request, Response};
+use isthmus_wire::{Capture, Enrol, PodStatus, Request, Response};
 use serde_json::{Value, json};
 
 use crate::{
@@ -168,24 +168,37 @@ impl Pod {
 
     /// Brings it into the mesh, and says whether plaintext from outside is refused (`None`: as policies say).
     pub fn enrol_with(&self, mtls_required: Option<bool>) -> Result {
-        self.enrol_as(mtls_required, Vec::new())
+        self.ask(&Request::Enrol(self.as_enrolled(mtls_required)))
+    }
+
+    /// Brings it into the mesh with what its owner says of capturing its traffic; plaintext from outside is refused where it
+    /// is captured.
+    pub fn enrol_capturing(&self, capture: &Capture) -> Result {
+        self.ask(&Request::Enrol(Enrol {
+            capture: Box::new(capture.clone()),
+            ..self.as_enrolled(Some(true))
+        }))
     }
 
     /// Brings it into the mesh together with the guests that sit behind these of its interfaces.
     pub fn enrol_with_guests(&self, interfaces: &[&str]) -> Result {
-        self.enrol_as(Some(false), interfaces.iter().map(|name| (*name).to_owned()).collect())
+        self.ask(&Request::Enrol(Enrol {
+            reroute_interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
+            ..self.as_enrolled(Some(false))
+        }))
     }
 
-    fn enrol_as(&self, mtls_required: Option<bool>, reroute_interfaces: Vec<String>) -> Result {
-        self.ask(&Request::Enrol(Enrol {
+    fn as_enrolled(&self, mtls_required: Option<bool>) -> Enrol {
+        Enrol {
             uid: self.uid(),
             namespace: self.namespace().to_owned(),
             name: self.name().to_owned(),
             service_account: Some(self.service_account().to_owned()),
             netns: self.netns().path(),
             mtls_required,
-            reroute_interfaces,
-        }))
+            reroute_interfaces: Vec::new(),
+            capture: Box::default(),
+        }
     }
 
     /// Lets it out of the mesh.

@@ -76,6 +76,40 @@ fn guests_behind_an_interface_that_was_not_named_reach_nobody_in_clear() -> Resu
 }
 
 #[test]
+fn interfaces_are_named_and_no_longer_named_while_the_pod_runs() -> Result {
+    let scene = OneNetwork::not_enrolled("guests", &Default::default())?;
+    let guest = guest(&scene)?;
+    let _echo = scene.server.echo(PORT)?;
+    scene.server.enrol()?;
+    scene.client.enrol()?;
+    let mut own = scene.client.connect(scene.server.at(PORT))?;
+    roundtrip(&mut own, b"the pod's own")?;
+    let rules = || -> Result<usize> {
+        let [v4, v6] = [&["-4", "rule"][..], &["-6", "rule"][..]].map(|what| scene.client.netns().ip_output(what));
+        Ok(format!("{}{}", v4?, v6?).matches("iif guest0").count())
+    };
+    assert_eq!(rules()?, 0);
+    for to in targets(&scene) {
+        scene.client.enrol_with_guests(&["guest0"])?;
+        assert_eq!(rules()?, 2, "one of each family");
+        let mark = scene.agents[1].log().mark();
+        let mut stream = connect_from(&guest, to, SOON)?;
+        roundtrip(&mut stream, b"from a guest")?;
+        drop(stream);
+        scene.agents[1].wait_access(mark, "inbound", |line| {
+            field(line, "src.identity") == scene.client.identity()
+        })?;
+        scene.client.enrol()?;
+        assert_eq!(rules()?, 0);
+        assert!(connect_from(&guest, to, Duration::from_millis(500)).is_err());
+        roundtrip(&mut own, b"as it was")?;
+    }
+    let status = scene.client.status()?;
+    assert_eq!(status.map(|pod| pod.reroute_interfaces.len()), Some(0));
+    Ok(())
+}
+
+#[test]
 fn a_pod_in_a_sandbox_with_its_own_network_stack_is_refused_and_nothing_is_left() -> Result {
     let scene = OneNetwork::not_enrolled("guests", &Default::default())?;
     let pod = &scene.client;

@@ -13,7 +13,7 @@ use isthmus_tests::{
     wait::throughout,
     within,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
 /// Namespace of the pods that come and go.
@@ -145,12 +145,25 @@ fn label_namespace(cluster: &Cluster, mode: Option<&str>) -> Result {
 
 /// Says of a pod what its Deployment would after its labels were changed.
 fn label_pod(world: &World, running: &Running, mode: Option<&str>) -> Result {
-    let pod = &running.pod;
     let labels = mode.map_or_else(|| json!({}), |mode| json!({ "istio.io/dataplane-mode": mode }));
+    say(world, running, "labels", &labels)
+}
+
+/// Says of a pod what its Deployment would after its annotations were changed; those of before go.
+fn annotate_pod(world: &World, running: &Running, annotations: &[(&str, &str)]) -> Result {
+    let annotations: Map<String, Value> = annotations
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).into()))
+        .collect();
+    say(world, running, "annotations", &annotations.into())
+}
+
+fn say(world: &World, running: &Running, what: &str, said: &Value) -> Result {
+    let pod = &running.pod;
     let object = json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": { "name": pod.name(), "namespace": pod.namespace(), "labels": labels },
+        "metadata": { "name": pod.name(), "namespace": pod.namespace(), what: said },
         "spec": {
             "nodeName": world.node.name(),
             "serviceAccountName": pod.service_account(),
@@ -254,6 +267,80 @@ fn labels_bring_running_pods_in_and_out_and_their_connections_live_on() -> Resul
     roundtrip(&mut before, b"after")?;
     roundtrip(&mut meshed, b"after")?;
     Ok(())
+}
+
+#[test]
+fn what_annotations_leave_outside_is_outside_as_long_as_they_say_so() -> Result {
+    let world = World::start("kubernetes annotations")?;
+    let World {
+        client, server, agent, ..
+    } = &world;
+    let _echo = [server.pod.echo(PORT)?, server.pod.echo(PORT + 1)?];
+    label_namespace(&world.cluster, Some("ambient"))?;
+    world.both_are_in()?;
+    let mut open = client.pod.connect(server.pod.at(PORT))?;
+    roundtrip(&mut open, b"through the mesh")?;
+    let counted = |uid: &str, verdict: &str| -> Option<u64> {
+        let pod = agent.status().ok()?.pods.remove(uid)?;
+        Some(pod.verdicts.get(verdict).copied().unwrap_or_default())
+    };
+    let left = || counted(&client.uid, "connect_not_captured");
+    assert_eq!(left(), Some(0));
+
+    let port = PORT.to_string();
+    annotate_pod(
+        &world,
+        client,
+        &[("traffic.sidecar.istio.io/excludeOutboundPorts", &port)],
+    )?;
+    annotate_pod(&world, server, &[("ambient.istio.io/bypass-inbound-capture", "true")])?;
+    let captures = |running: &Running, wanted: fn(&isthmus_wire::Capture) -> bool| {
+        within(SOON, "the kernel was told", || {
+            let pod = agent.status().ok()?.pods.remove(&running.uid)?;
+            wanted(&pod.capture).then_some(())
+        })
+        .because(format!("its last words:\n{}", agent.last_words()))
+    };
+    captures(client, |capture| capture.exclude_outbound_ports.contains(&PORT))?;
+    captures(server, |capture| capture.bypass_inbound)?;
+    let mut outside = client.pod.connect(server.pod.at(PORT))?;
+    roundtrip(&mut outside, b"outside")?;
+    assert_eq!(left(), Some(1));
+    assert_eq!(counted(&server.uid, "syn_passed_not_captured"), Some(1));
+    let mut beside = client.pod.connect(server.pod.at(PORT + 1))?;
+    roundtrip(&mut beside, b"beside it")?;
+    assert_eq!(left(), Some(1), "the port beside it is captured");
+    assert_eq!(
+        counted(&server.uid, "syn_passed_not_captured"),
+        Some(1),
+        "and comes through a tunnel"
+    );
+
+    annotate_pod(&world, client, &[])?;
+    annotate_pod(&world, server, &[])?;
+    captures(client, isthmus_wire::Capture::is_usual)?;
+    captures(server, isthmus_wire::Capture::is_usual)?;
+    let mut again = client.pod.connect(server.pod.at(PORT))?;
+    roundtrip(&mut again, b"captured again")?;
+    assert_eq!(left(), Some(1));
+    for stream in [&mut open, &mut outside, &mut beside] {
+        roundtrip(stream, b"as it was")?;
+    }
+
+    // A mistake takes nothing out, and is told.
+    annotate_pod(
+        &world,
+        client,
+        &[("traffic.sidecar.istio.io/excludeOutboundPorts", "http")],
+    )?;
+    within(SOON, "the mistake is told", || {
+        let troubles = agent.status().ok()?.kubernetes?.troubles;
+        troubles
+            .iter()
+            .any(|trouble| trouble.what.contains("excludeOutboundPorts"))
+            .then_some(())
+    })?;
+    captures(client, isthmus_wire::Capture::is_usual)
 }
 
 #[test]

@@ -30,6 +30,7 @@ fn record(slot: u32, generation: &str) -> Record {
             netns: format!("/run/netns/pod{slot}").into(),
             mtls_required: None,
             reroute_interfaces: Vec::new(),
+            capture: Box::default(),
         },
     }
 }

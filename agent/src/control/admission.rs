@@ -52,6 +52,7 @@ impl Admission for Everybody {
             netns: pod.netns,
             mtls_required: None,
             reroute_interfaces: Vec::new(),
+            capture: Box::default(),
         };
         Box::pin(std::future::ready(Ok(Admitted::Enrol(enrol))))
     }

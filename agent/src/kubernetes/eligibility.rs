@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use isthmus_wire::Enrol;
+use isthmus_wire::{Capture, Enrol};
 
 use super::{
     annotations::{self, Asked, Remark},
@@ -29,9 +29,8 @@ pub struct Terms {
     namespace: String,
     name: String,
     service_account: Option<String>,
-    /// Plaintext from outside is admitted, whatever policies say.
-    pub(super) bypasses_inbound: bool,
-    reroute_interfaces: Vec<String>,
+    pub(super) capture: Box<Capture>,
+    pub(super) reroute_interfaces: Vec<String>,
     /// What the pod asks for and does not get.
     pub(super) remarks: Vec<Remark>,
 }
@@ -70,7 +69,7 @@ pub(super) fn decide(pod: &Pod, namespace: Option<&Labels>, rules: &Rules) -> In
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         service_account: pod.service_account.clone(),
-        bypasses_inbound: asked.bypass_inbound,
+        capture: Box::new(asked.capture),
         reroute_interfaces: asked.reroute_interfaces,
         remarks: asked.remarks,
     })
@@ -104,8 +103,9 @@ impl Terms {
             name: self.name.clone(),
             service_account: self.service_account.clone(),
             netns,
-            mtls_required: self.bypasses_inbound.then_some(false),
+            mtls_required: None,
             reroute_interfaces: self.reroute_interfaces.clone(),
+            capture: self.capture.clone(),
         }
     }
 }
@@ -198,6 +198,7 @@ mod tests {
                 netns: "/run/netns/x".into(),
                 mtls_required: None,
                 reroute_interfaces: Vec::new(),
+                capture: Box::default(),
             }
         );
     }
@@ -278,9 +279,17 @@ mod tests {
                 ("traffic.sidecar.istio.io/excludeOutboundPorts", "5432"),
             ]);
         });
-        assert_eq!(terms.remarks.len(), 1, "{:?}", terms.remarks);
+        assert_eq!(terms.remarks, []);
         let enrol = terms.enrol("/x".into());
-        assert_eq!(enrol.mtls_required, Some(false));
+        assert_eq!(enrol.mtls_required, None, "policies hold for what is captured");
+        assert_eq!(
+            *enrol.capture,
+            Capture {
+                bypass_inbound: true,
+                exclude_outbound_ports: [5432].into(),
+                ..Capture::default()
+            }
+        );
         assert_eq!(enrol.reroute_interfaces, ["net1"]);
     }
 }

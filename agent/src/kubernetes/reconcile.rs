@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use isthmus_wire::{MtlsBecause, PodStatus};
+use isthmus_wire::{Capture, MtlsBecause, PodStatus};
 
 use super::{
     eligibility::{Because, Intent, Terms},
@@ -24,7 +24,7 @@ pub(super) enum Holding {
         /// Its namespace.
         netns: PathBuf,
         /// On such terms.
-        bypasses_inbound: bool,
+        on: Held,
     },
     /// It is enrolled, and the registry itself is trying to serve it.
     Unserved,
@@ -33,6 +33,15 @@ pub(super) enum Holding {
         /// Its namespace.
         netns: PathBuf,
     },
+}
+
+/// On what terms a pod is held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    capture: Capture,
+    reroute_interfaces: Vec<String>,
+    /// Plaintext is admitted whatever policies say: nobody asks for that here, but by hand, or of an earlier version.
+    admits_plaintext: bool,
 }
 
 /// How enrolling it went so far.
@@ -81,7 +90,7 @@ fn leave(pod: &Pod, because: Because, holding: &Holding) -> Option<Action> {
 
 fn enrol(pod: &Pod, terms: &Terms, holding: &Holding, course: Course) -> Option<Action> {
     let netns = match holding {
-        Holding::Enrolled { bypasses_inbound, .. } if *bypasses_inbound == terms.bypasses_inbound => {
+        Holding::Enrolled { on, .. } if on.are(terms) => {
             return says(pod, Some(ENABLED));
         }
         Holding::Unserved => return None,
@@ -114,12 +123,25 @@ impl Holding {
         match status.state.as_str() {
             "enrolled" => Self::Enrolled {
                 netns,
-                bypasses_inbound: status.mtls_because == MtlsBecause::Enrolment && !status.mtls_required,
+                on: Held {
+                    capture: status.capture.clone(),
+                    reroute_interfaces: status.reroute_interfaces.clone(),
+                    admits_plaintext: status.mtls_because == MtlsBecause::Enrolment && !status.mtls_required,
+                },
             },
             "unserved" => Self::Unserved,
             "draining" => Self::Draining { netns },
             _ => Self::Nothing,
         }
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Are these the terms?
+    fn are(&self, terms: &Terms) -> bool {
+        !self.admits_plaintext && self.capture == *terms.capture && self.reroute_interfaces == terms.reroute_interfaces
     }
 }
 
@@ -141,10 +163,9 @@ mod tests {
         }
     }
 
-    fn terms(bypass: &str) -> Terms {
+    fn terms(annotation: &str, value: &str) -> Terms {
         let mut pod = pod(None, true);
-        let bypass = ("ambient.istio.io/bypass-inbound-capture".to_owned(), bypass.to_owned());
-        pod.annotations.extend([bypass]);
+        pod.annotations.insert(annotation.to_owned(), value.to_owned());
         let ambient = Labels::from([("istio.io/dataplane-mode".to_owned(), "ambient".to_owned())]);
         match decide(&pod, Some(&ambient), &Rules::default()) {
             Intent::Enrol(terms) => terms,
@@ -155,7 +176,7 @@ mod tests {
     fn enrolled() -> Holding {
         Holding::Enrolled {
             netns: "/n".into(),
-            bypasses_inbound: false,
+            on: Held::default(),
         }
     }
 
@@ -165,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_pod_that_belongs_to_the_mesh() {
-        let plain = terms("false");
+        let plain = terms("sidecar.istio.io/inject", "false");
         let enrol = |netns: Option<&str>| Some(Action::Enrol(plain.clone(), netns.map(PathBuf::from)));
         let annotate = |value| Some(Action::Annotate(value));
         let intent = Intent::Enrol(plain.clone());
@@ -212,14 +233,34 @@ mod tests {
 
     #[test]
     fn other_terms_are_told_to_the_registry() {
-        let bypassing = terms("true");
-        let told = next(
-            &pod(Some(ENABLED), true),
-            &Intent::Enrol(bypassing.clone()),
-            &enrolled(),
-            Course::Clear,
-        );
-        assert_eq!(told, Some(Action::Enrol(bypassing, Some("/n".into()))));
+        for (annotation, value) in [
+            ("ambient.istio.io/bypass-inbound-capture", "true"),
+            ("traffic.sidecar.istio.io/excludeOutboundPorts", "5432"),
+            ("istio.io/reroute-virtual-interfaces", "net1"),
+        ] {
+            let other = terms(annotation, value);
+            let enrol = |terms: &Terms| Some(Action::Enrol(terms.clone(), Some("/n".into())));
+            let pod = pod(Some(ENABLED), true);
+            let told = |terms: &Terms, on: Held| {
+                let netns = "/n".into();
+                next(
+                    &pod,
+                    &Intent::Enrol(terms.clone()),
+                    &Holding::Enrolled { netns, on },
+                    Course::Clear,
+                )
+            };
+            assert_eq!(told(&other, Held::default()), enrol(&other), "{annotation}");
+            let held = Held {
+                capture: (*other.capture).clone(),
+                reroute_interfaces: other.reroute_interfaces.clone(),
+                admits_plaintext: false,
+            };
+            assert_eq!(told(&other, held.clone()), None, "{annotation} as it is");
+            // It was taken away.
+            let plain = terms("sidecar.istio.io/inject", "false");
+            assert_eq!(told(&plain, held), enrol(&plain), "{annotation} no more");
+        }
     }
 
     #[test]
@@ -270,11 +311,14 @@ mod tests {
         assert_eq!(Holding::of(None), Holding::Nothing);
         assert_eq!(of(status("enrolled", false, MtlsBecause::Policies)), enrolled());
         assert_eq!(of(status("enrolled", true, MtlsBecause::Enrolment)), enrolled());
-        let bypassing = Holding::Enrolled {
+        let admitting = Holding::Enrolled {
             netns: "/n".into(),
-            bypasses_inbound: true,
+            on: Held {
+                admits_plaintext: true,
+                ..Held::default()
+            },
         };
-        assert_eq!(of(status("enrolled", false, MtlsBecause::Enrolment)), bypassing);
+        assert_eq!(of(status("enrolled", false, MtlsBecause::Enrolment)), admitting);
         assert_eq!(of(status("draining", false, MtlsBecause::Policies)), draining());
         assert_eq!(of(status("unserved", false, MtlsBecause::Policies)), Holding::Unserved);
         assert_eq!(of(status("lingering", false, MtlsBecause::Policies)), Holding::Nothing);

@@ -1,5 +1,7 @@
 //! One enrolled pod: what stands in its namespace and who serves it.
 
+mod following;
+
 use std::{
     net::IpAddr,
     sync::Arc,
@@ -11,8 +13,10 @@ use isthmus_abi::{FLAG_LEAVE_STRANGERS, FLAG_MTLS_REQUIRED, LISTENER_HBONE, LIST
 use isthmus_wire::{MtlsBecause, Plaintext, PodStatus};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
+use self::following::Standing;
 use super::{
     ask::PodConnections,
+    capture,
     certificate_status::certificate_status,
     pod_sockets::PodSockets,
     record::Record,
@@ -38,6 +42,8 @@ pub struct Enrolled {
     pub trouble: Option<String>,
     addresses: Arc<ArcSwap<Vec<IpAddr>>>,
     flags: u32,
+    /// As the kernel was told it. The record tells what is asked for; where the kernel refused, they differ.
+    standing: Standing,
     /// Links and addresses as they were last seen; the guard stands on these links.
     interior: Interior,
     served: Option<Served>,
@@ -104,6 +110,7 @@ impl Enrolled {
     /// A pod of which only the record and what the kernel holds are known; `addresses` are those the maps have for it.
     pub fn remembered(record: Record, state: State, addresses: Vec<IpAddr>) -> Self {
         Self {
+            standing: Standing::of(&record.pod),
             record,
             state,
             trouble: None,
@@ -166,13 +173,18 @@ impl Enrolled {
                 opened
             }
         };
+        self.standing = Standing::of(&self.record.pod);
         self.flags = self.wanted_flags(parts, &parts.mesh.current(), &interior.addresses);
         let rules = listeners.rules(self.flags).map_err(RegistryError::Listeners)?;
         parts.programs.install(slot, &netns)?;
         maps.set_addresses(slot, &self.addresses.load(), &interior.addresses)?;
         self.addresses.store(Arc::new(interior.addresses.clone()));
         maps.set_guest_interfaces(slot, &self.guests(&interior))?;
-        maps.set_rules(slot, rules)?;
+        match capture::flags(&self.standing.capture) {
+            // Rules that an agent left which died half-way are not asked for, and go with the slot.
+            0 => maps.set_rules(slot, rules)?,
+            _ => self.tell(parts, &self.standing.capture, rules)?,
+        }
         maps.set_listener(slot, LISTENER_OUTBOUND, &listeners.outbound)?;
         maps.set_listener(slot, LISTENER_HBONE, &listeners.hbone)?;
         routing
@@ -383,7 +395,8 @@ impl Enrolled {
         }
     }
 
-    /// What the mesh says of plaintext to this pod, and whether its connects to strangers are left alone. A pod the mesh does not know may have any policy: refused.
+    /// What the mesh says of plaintext to this pod, whether its connects to strangers are left alone, and what of its
+    /// traffic has rules of its own. A pod the mesh does not know may have any policy: refused.
     fn wanted_flags(&self, parts: &Parts, mesh: &Snapshot, addresses: &[IpAddr]) -> u32 {
         let own = self.workload(mesh, &parts.network);
         // A mesh that lacks this pod may lack its destinations as well.
@@ -393,7 +406,7 @@ impl Enrolled {
                 .is_none_or(|workload| policy::plaintext_refused(mesh, &workload))
         });
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
-        flag(required, FLAG_MTLS_REQUIRED) | flag(leaves, FLAG_LEAVE_STRANGERS)
+        flag(required, FLAG_MTLS_REQUIRED) | flag(leaves, FLAG_LEAVE_STRANGERS) | capture::flags(&self.standing.capture)
     }
 
     /// The workload whose policies hold for the pod: by its name, else by its address.
@@ -511,6 +524,8 @@ impl Enrolled {
                 None if self.policed(parts, &mesh, &self.addresses.load()).is_some() => MtlsBecause::Policies,
                 None => MtlsBecause::UnknownToMesh,
             },
+            capture: self.standing.capture.clone(),
+            reroute_interfaces: self.standing.guests.clone(),
             connections_out: open.connections_out,
             connections_in: open.connections_in,
             tunnels_out: open.tunnels_out,

@@ -129,6 +129,10 @@ mod tests {
             netns: "/run/netns/x".into(),
             mtls_required: Some(true),
             reroute_interfaces: vec!["eth1".into()],
+            capture: Box::new(isthmus_wire::Capture {
+                exclude_outbound_ports: [5432].into(),
+                ..Default::default()
+            }),
         };
         Record {
             slot,

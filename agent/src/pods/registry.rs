@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     ask::{Added, Ask, Found, NotAdded, PodConnections, Survey, ending},
+    capture,
     enrolled::{Enrolled, State},
     kernel_mesh::KernelMesh,
     record::{Record, RecordError, Records},
@@ -75,6 +76,9 @@ pub enum RegistryError {
         "the pod runs in a sandbox with a network stack of its own (interface {0}); its traffic cannot be redirected and it is not enrolled"
     )]
     Sandboxed(String),
+    /// What of it is to be captured cannot be told to the kernel.
+    #[error(transparent)]
+    Capture(#[from] capture::TooLong),
     /// Two pods, one namespace.
     #[error("network namespace {netns} is enrolled already, as pod {other}; release that one first")]
     Taken {
@@ -264,6 +268,7 @@ impl Registry {
     }
 
     async fn enrol(&mut self, pod: Enrol) -> Result<(), RegistryError> {
+        capture::check(&pod.capture)?;
         let netns = Netns::open(&pod.netns).map_err(RedirectError::from)?;
         let path = pod.netns.display().to_string();
         if netns.cookie() == self.parts.node_cookie {
@@ -308,8 +313,14 @@ impl Registry {
         pod.record.released = false;
         self.parts.records.write(&pod.record)?;
         match pod.state {
-            State::Enrolled => pod.reconsider(&self.parts, &self.parts.mesh.current()),
-            State::Draining { .. } => pod.take_back(&self.parts).await,
+            State::Enrolled => {
+                pod.reconsider(&self.parts, &self.parts.mesh.current())?;
+                pod.follow(&self.parts).await
+            }
+            State::Draining { .. } => {
+                pod.take_back(&self.parts).await?;
+                pod.follow(&self.parts).await
+            }
             State::Lingering | State::Unserved => pod.bring_in(&self.parts, netns, None).await,
         }
     }
@@ -488,7 +499,10 @@ fn respond(uid: &str, outcome: Result<(), RegistryError>) -> Response {
 fn refused(uid: &str, error: &RegistryError) -> NotAdded {
     let reason = chain(error);
     tracing::warn!(uid, reason, "refused");
-    let retriable = !matches!(error, RegistryError::HostNetwork(_) | RegistryError::Sandboxed(_));
+    let retriable = !matches!(
+        error,
+        RegistryError::HostNetwork(_) | RegistryError::Sandboxed(_) | RegistryError::Capture(_)
+    );
     NotAdded { reason, retriable }
 }
 

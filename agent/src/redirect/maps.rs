@@ -1,5 +1,7 @@
 //! Typed handles to the pinned maps.
 
+pub mod capture;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
@@ -11,15 +13,15 @@ use std::{
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, SkStorage, SockMap, lpm_trie::Key};
 use ipnet::IpNet;
 use isthmus_abi::{
-    GuestInterface, LISTENERS, MAX_SLOTS, MESH_PAGES, MeshBits, MeshPage, Plaintext, Pod, PodAddress, Rules,
-    SOCKET_AGENT, Verdict,
+    CaptureRule, GuestInterface, LISTENERS, MAX_SLOTS, MESH_PAGES, MeshBits, MeshPage, Plaintext, Pod, PodAddress,
+    Rules, SOCKET_AGENT, Verdict,
 };
 use nix::time::{ClockId, clock_gettime};
 
 use super::{Pins, RedirectError};
 
 /// Every map the programs share, by name; the log ring is aya-log's.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 15] = [
     "PODS",
     "OURS",
     "SOCKETS",
@@ -27,6 +29,7 @@ pub const NAMES: [&str; 14] = [
     "ADDRESSES",
     "ENROLLED",
     "REROUTED",
+    "CAPTURE",
     "PROBES",
     "VERDICTS",
     "PLAINTEXT",
@@ -49,6 +52,7 @@ struct Tables {
     addresses: HashMap<MapData, PodAddress, u32>,
     enrolled: HashMap<MapData, [u8; 16], u32>,
     rerouted: HashMap<MapData, GuestInterface, u32>,
+    capture: LpmTrie<MapData, CaptureRule, u32>,
     verdicts: Array<MapData, u64>,
     plaintext: Array<MapData, Plaintext>,
     mesh: Array<MapData, MeshPage>,
@@ -66,6 +70,7 @@ impl Maps {
             addresses: open(pins, "ADDRESSES", Map::HashMap)?,
             enrolled: open(pins, "ENROLLED", Map::HashMap)?,
             rerouted: open(pins, "REROUTED", Map::HashMap)?,
+            capture: open(pins, "CAPTURE", Map::LpmTrie)?,
             verdicts: open(pins, "VERDICTS", Map::Array)?,
             plaintext: open(pins, "PLAINTEXT", Map::Array)?,
             mesh: open(pins, "MESH", Map::Array)?,
@@ -166,11 +171,12 @@ impl Maps {
         })
     }
 
-    /// Forgets a slot: its addresses, which these are, its rules and counters. Its listeners go with their sockets.
+    /// Forgets a slot: its addresses, which these are, its rules, those of its annotations, and counters. Its listeners go with their sockets.
     pub fn clear(&self, slot: u32, addresses: &[IpAddr]) -> Result<(), RedirectError> {
         self.set_addresses(slot, addresses, &[])?;
         self.set_guest_interfaces(slot, &[])?;
         self.set_rules(slot, Rules::default())?;
+        self.leave(slot, &capture::Rules::new())?;
         self.with(|tables| {
             for verdict in Verdict::ALL {
                 tables.verdicts.set(slot * Verdict::COUNT + *verdict as u32, 0, 0)?;
@@ -286,7 +292,7 @@ impl Maps {
 }
 
 /// Marks sockets as the agent's own: `connect` leaves them alone and `guard` lets their SYNs out.
-pub struct OwnSockets(Mutex<SkStorage<MapData, u8>>);
+pub struct OwnSockets(Mutex<SkStorage<MapData, u32>>);
 
 impl OwnSockets {
     /// Marks one. It must be done before its connect().
@@ -316,8 +322,8 @@ fn set(page: &mut MeshPage, place: MeshBits) {
     }
 }
 
-/// A range as the trie's keys have it.
-fn prefix(range: IpNet) -> (u32, [u8; 16]) {
+/// A range as the keys of tries have it.
+pub fn prefix(range: IpNet) -> (u32, [u8; 16]) {
     let length = u32::from(range.prefix_len());
     let mapped = if range.addr().is_ipv4() { 96 } else { 0 };
     (length + mapped, key(range.network()))

@@ -214,6 +214,18 @@ impl PodRouting {
         Ok(())
     }
 
+    /// Removes our rules for guest interfaces but those of these names.
+    pub async fn remove_guests_but(&self, named: &[String]) -> Result<(), RoutingError> {
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let rules = self.rules(version).await?.into_iter();
+            let ours = rules.filter(is_our_rule);
+            for rule in ours.filter(|rule| guest(rule).is_some_and(|guest| !named.contains(guest))) {
+                absent_is_fine(self.handle.rule().del(rule).execute().await).map_err(refused("removing a rule"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes every rule and route that bears our protocol number, and sets the sysctls back to their default.
     pub async fn remove(&self, netns: &Netns) -> Result<(), RoutingError> {
         netns.run(|| set_sysctls("0")).map_err(RoutingError::Enter)??;
@@ -381,6 +393,14 @@ fn is_our_rule(message: &RuleMessage) -> bool {
     message
         .attributes
         .contains(&RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)))
+}
+
+/// The interface that a rule is about.
+fn guest(message: &RuleMessage) -> Option<&String> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Iifname(name) => Some(name),
+        _ => None,
+    })
 }
 
 fn is_errno(error: &rtnetlink::Error, errno: i32) -> bool {

@@ -1,5 +1,6 @@
 //! The status as people and programs read it.
 
+mod capture;
 mod control_plane;
 
 use std::path::PathBuf;
@@ -173,7 +174,7 @@ fn pods(out: &mut String, status: &Status) {
     ]);
     let mut pods: Vec<&PodStatus> = status.pods.values().collect();
     pods.sort_by_key(|pod| (&pod.namespace, &pod.name));
-    for pod in pods {
+    for pod in &pods {
         let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
         table.row([
             format!("{}/{}", pod.namespace, pod.name),
@@ -189,10 +190,12 @@ fn pods(out: &mut String, status: &Status) {
         ]);
     }
     out.push_str(&table.to_string());
+    capture::outside(out, &pods);
 }
 
 fn plaintext(pod: &PodStatus) -> &'static str {
     match (pod.mtls_required, pod.mtls_because) {
+        _ if pod.capture.leaves_all_inbound() => "not captured",
         (false, _) => "admitted",
         (true, MtlsBecause::Enrolment) => "refused",
         (true, MtlsBecause::Policies) => "refused:policies",

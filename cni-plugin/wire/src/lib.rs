@@ -4,6 +4,7 @@
 //! [`LINE_LIMIT_BYTES`] long. The socket belongs to root; whoever may write to it may enrol pods.
 
 mod ask;
+mod capture;
 mod namespaces;
 mod status;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use ask::{AskError, ask};
+pub use capture::{Capture, MOST_CAPTURE_ITEMS};
 pub use namespaces::{Mode, NAMESPACES_NAME, Namespaces, NamespacesError};
 
 pub use status::{
@@ -94,6 +96,9 @@ pub struct Enrol {
     /// pod's outbound traffic. In Kubernetes: annotation `istio.io/reroute-virtual-interfaces`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reroute_interfaces: Vec<String>,
+    /// What of its traffic is captured.
+    #[serde(default, skip_serializing_if = "Capture::is_usual")]
+    pub capture: Box<Capture>,
 }
 
 /// The agent's answer.

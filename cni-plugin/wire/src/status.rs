@@ -11,6 +11,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::Capture;
+
 /// Most tunnels that [`Status::open_tunnels`] lists; how many more there are is told beside them.
 pub const MOST_TUNNELS: usize = 2000;
 
@@ -291,6 +293,12 @@ pub struct PodStatus {
     /// Who decided that.
     #[serde(default)]
     pub mtls_because: MtlsBecause,
+    /// What of its traffic is captured, as the kernel was told.
+    #[serde(default, skip_serializing_if = "Capture::is_usual")]
+    pub capture: Capture,
+    /// Its interfaces behind which guests are redirected, as the kernel was told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reroute_interfaces: Vec<String>,
     /// Connections its applications made, open now.
     #[serde(default)]
     pub connections_out: usize,

@@ -46,13 +46,26 @@ pub const LISTENER_HBONE: u32 = 1;
 pub const FLAG_MTLS_REQUIRED: u32 = 1;
 /// Connects to addresses that are not in the mesh are left alone.
 pub const FLAG_LEAVE_STRANGERS: u32 = 2;
+/// Map `CAPTURE` tells of ports of this pod that plaintext comes to. Without it the map is not asked.
+pub const FLAG_INBOUND_RULES: u32 = 4;
+/// Plaintext is captured at the ports that the map lists as taken, and at no other.
+pub const FLAG_INBOUND_LISTED: u32 = 8;
+/// Map `CAPTURE` tells of destinations of this pod. Without it the map is not asked.
+pub const FLAG_OUTBOUND_RULES: u32 = 16;
+/// Connects are redirected to destinations that the map lists as taken, and to no other.
+pub const FLAG_OUTBOUND_LISTED: u32 = 32;
 
 /// Value in map `OURS`: a socket of the agent. Whatever else is there was put there by `connect`.
-pub const SOCKET_AGENT: u8 = 1;
+pub const SOCKET_AGENT: u32 = 1;
 /// Value in map `OURS`: a pod's socket that was left alone, because its destination is not in the mesh.
-pub const SOCKET_STRANGER: u8 = 2;
+pub const SOCKET_STRANGER: u32 = 2;
+/// Value in map `OURS`: a pod's socket that was left alone, because the pod's map `CAPTURE` leaves its destination out. The
+/// pod's slot stands above these bits: the guard serves all pods and must know whose rules to look at again.
+pub const SOCKET_LEFT: u32 = 3;
 /// Value in map `OURS`: was left alone once, and is redirected now.
-pub const SOCKET_NOBODY: u8 = 0;
+pub const SOCKET_NOBODY: u32 = 0;
+/// Where the slot begins beside [`SOCKET_LEFT`].
+pub const SOCKET_SLOT_SHIFT: u32 = 8;
 
 /// Pages of the filter in map `MESH`.
 pub const MESH_PAGES: u32 = 128;
@@ -60,6 +73,13 @@ pub const MESH_PAGES: u32 = 128;
 pub const MESH_PAGE_WORDS: usize = 512;
 /// Ranges of addresses that belong to the mesh.
 pub const MAX_RANGES: u32 = 1024;
+/// Ports and ranges in map `CAPTURE`, all pods together. Only those in use take memory.
+pub const MAX_CAPTURE_RULES: u32 = MAX_SLOTS * 16;
+
+/// Value in map `CAPTURE`: stays outside of the mesh.
+pub const LEFT: u32 = 0;
+/// Value in map `CAPTURE`: is captured.
+pub const TAKEN: u32 = 1;
 
 /// An enrolled pod. Map `PODS`, keyed by netns cookie; present while the pod's new connections are redirected.
 #[repr(C)]
@@ -100,6 +120,46 @@ pub struct GuestInterface {
     pub slot: u32,
     /// Interface index in the pod's namespace.
     pub index: u32,
+}
+
+/// What a pod's annotations say of one port or range of addresses. Key of the trie `CAPTURE`: a key of a port has
+/// [`CaptureRule::PORT_BITS`] of prefix, one of a range those of the range and [`CaptureRule::HEAD_BITS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CaptureRule {
+    /// The pod's slot.
+    pub slot: u32,
+    /// `CaptureRule::INBOUND_PORT` and its neighbours. IPv4 is apart from IPv6, or `::/0` would be both.
+    pub kind: u32,
+    /// A port in network byte order, the rest zero; or an address, IPv6 or IPv4-mapped.
+    pub value: [u8; 16],
+}
+
+impl CaptureRule {
+    /// A port of the pod.
+    pub const INBOUND_PORT: u32 = 0;
+    /// A port the pod connects to.
+    pub const OUTBOUND_PORT: u32 = 1;
+    /// IPv4 addresses the pod connects to.
+    pub const IPV4: u32 = 2;
+    /// IPv6 addresses the pod connects to.
+    pub const IPV6: u32 = 3;
+
+    /// Bits before the value.
+    pub const HEAD_BITS: u32 = 64;
+    /// Bits of a port's key.
+    pub const PORT_BITS: u32 = Self::HEAD_BITS + 16;
+    /// Bits of an address's key.
+    pub const ADDRESS_BITS: u32 = Self::HEAD_BITS + 128;
+
+    /// The key of a port, inbound or outbound.
+    #[inline(always)]
+    #[must_use]
+    pub const fn port(slot: u32, kind: u32, port: u16) -> Self {
+        let [high, low] = port.to_be_bytes();
+        let value = [high, low, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        Self { slot, kind, value }
+    }
 }
 
 /// A connection of the node to an enrolled pod. Key of map `PROBES`; the value is the time of connect() in
@@ -250,6 +310,10 @@ verdicts! {
     BypassRefused = 17 "setsockopt_refused_bypass",
     /// connect(): left alone, the destination is not in the mesh.
     OutStranger = 18 "connect_left_alone",
+    /// connect(): left alone, the pod's annotations leave the destination outside of the mesh.
+    OutLeft = 19 "connect_not_captured",
+    /// SYN passed: plaintext from outside to a port that the pod's annotations leave outside of the mesh.
+    PassLeft = 20 "syn_passed_not_captured",
 }
 
 #[expect(
@@ -262,6 +326,10 @@ const _: () = {
     assert!(size_of::<PodAddress>() == 20 && offset_of!(PodAddress, slot) == 16);
     assert!(size_of::<Tuple>() == 36 && offset_of!(Tuple, destination) == 16 && offset_of!(Tuple, source_port) == 32);
     assert!(size_of::<GuestInterface>() == 8 && offset_of!(GuestInterface, index) == 4);
+    assert!(
+        size_of::<CaptureRule>() == 24 && offset_of!(CaptureRule, kind) == 4 && offset_of!(CaptureRule, value) == 8
+    );
+    assert!(SOCKET_LEFT >> SOCKET_SLOT_SHIFT == 0 && MAX_SLOTS <= u32::MAX >> SOCKET_SLOT_SHIFT);
     assert!(size_of::<Plaintext>() == 32 && offset_of!(Plaintext, sent_bytes) == 24);
     assert!(size_of::<MeshPage>() == 4096 && MESH_PAGE_WORDS.is_power_of_two() && MESH_PAGES == 1 << 7);
     let mut index = 0;
@@ -281,7 +349,7 @@ pub const fn mapped_v4(octets: [u8; 4]) -> [u8; 16] {
 #[cfg(feature = "user")]
 mod user {
     #![expect(unsafe_code, reason = "aya::Pod is an unsafe marker")]
-    use super::{GuestInterface, MeshPage, Plaintext, Pod, PodAddress, Rules, Tuple};
+    use super::{CaptureRule, GuestInterface, MeshPage, Plaintext, Pod, PodAddress, Rules, Tuple};
     // SAFETY: plain integers and byte arrays, no padding (asserted above), any bit pattern is valid.
     unsafe impl aya::Pod for Pod {}
     // SAFETY: as above.
@@ -292,6 +360,8 @@ mod user {
     unsafe impl aya::Pod for Tuple {}
     // SAFETY: as above.
     unsafe impl aya::Pod for GuestInterface {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for CaptureRule {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Plaintext {}
     // SAFETY: as above.

@@ -3,11 +3,11 @@
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::sk_lookup, programs::SkLookupContext};
 use aya_log_ebpf::debug;
 use isthmus_abi::{
-    FLAG_MTLS_REQUIRED, GuestInterface, HBONE_PORT, LISTENER_HBONE, LISTENER_OUTBOUND, LISTENERS, LOOPBACK_IFINDEX,
+    FLAG_INBOUND_RULES, FLAG_MTLS_REQUIRED, GuestInterface, HBONE_PORT, LISTENER_HBONE, LISTENER_OUTBOUND, LISTENERS, LOOPBACK_IFINDEX,
     PROBE_WINDOW_NS, Rules, Tuple, Verdict,
 };
 use isthmus_ebpf::{
-    AF_INET, AF_INET6, TCP, address,
+    AF_INET, AF_INET6, TCP, address, capture,
     maps::{PROBES, REROUTED, RULES, SOCKETS},
     seen::seen,
 };
@@ -79,7 +79,11 @@ pub fn claim(ctx: SkLookupContext) -> u32 {
     if is_probe(&tuple) {
         return pass(slot, Verdict::PassProbe);
     }
-    if rules.flags & FLAG_MTLS_REQUIRED != 0 {
+    let flags = rules.flags;
+    if flags & FLAG_INBOUND_RULES != 0 && capture::leaves_inbound(slot, flags, tuple.destination_port) {
+        return pass(slot, Verdict::PassLeft);
+    }
+    if flags & FLAG_MTLS_REQUIRED != 0 {
         debug!(&ctx, "pod slot {}: plaintext refused", slot);
         return drop(slot, Verdict::DropPlaintext);
     }

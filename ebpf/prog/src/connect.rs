@@ -9,9 +9,12 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
-use isthmus_abi::{FLAG_LEAVE_STRANGERS, MARK_OUT, SOCKET_AGENT, SOCKET_NOBODY, SOCKET_STRANGER, Verdict};
+use isthmus_abi::{
+    FLAG_LEAVE_STRANGERS, FLAG_OUTBOUND_RULES, MARK_OUT, SOCKET_AGENT, SOCKET_LEFT, SOCKET_NOBODY, SOCKET_SLOT_SHIFT,
+    SOCKET_STRANGER, Verdict,
+};
 use isthmus_ebpf::{
-    address,
+    address, capture,
     maps::{OURS, PODS, RULES},
     mesh, pace,
     seen::seen,
@@ -56,7 +59,7 @@ fn decide(ctx: &SockAddrContext, destination: &[u8; 16]) -> i32 {
         return ALLOW;
     };
     let slot = pod.slot;
-    // SAFETY: the entry is the socket's, which this context holds; one byte.
+    // SAFETY: the entry is the socket's, which this context holds; one aligned word.
     let kind = unsafe { OURS.get_ptr_mut(ctx).as_mut() };
     if let Some(&mut SOCKET_AGENT) = kind {
         seen(slot, Verdict::OutAgent);
@@ -70,8 +73,12 @@ fn decide(ctx: &SockAddrContext, destination: &[u8; 16]) -> i32 {
         return ALLOW;
     }
     // A subflow of MPTCP is another socket, which the guard would not know again.
-    if protocol == IPPROTO_TCP && leaves_strangers(slot) && mesh::is_stranger(destination) {
-        return leave(ctx, slot);
+    let flags = if protocol == IPPROTO_TCP { flags(slot) } else { 0 };
+    if flags & FLAG_OUTBOUND_RULES != 0 && capture::leaves_outbound(slot, flags, destination, port(ctx)) {
+        return leave(ctx, slot, SOCKET_LEFT | slot << SOCKET_SLOT_SHIFT, Verdict::OutLeft);
+    }
+    if flags & FLAG_LEAVE_STRANGERS != 0 && mesh::is_believed() && mesh::is_stranger(destination) {
+        return leave(ctx, slot, SOCKET_STRANGER, Verdict::OutStranger);
     }
     // It may have been left alone before.
     if let Some(kind) = kind {
@@ -91,25 +98,28 @@ fn decide(ctx: &SockAddrContext, destination: &[u8; 16]) -> i32 {
 }
 
 #[inline(always)]
-fn leaves_strangers(slot: u32) -> bool {
-    RULES
-        .get(slot)
-        .is_some_and(|rules| rules.flags & FLAG_LEAVE_STRANGERS != 0)
-        && mesh::is_believed()
+fn flags(slot: u32) -> u32 {
+    RULES.get(slot).map_or(0, |rules| rules.flags)
 }
 
-/// Notes at the socket that its SYN may leave, for the guard.
 #[inline(always)]
-fn leave(ctx: &SockAddrContext, slot: u32) -> i32 {
-    let mut stranger = SOCKET_STRANGER;
-    // SAFETY: the entry is the socket's, which this context holds; one byte.
-    let Some(kind) = (unsafe { OURS.get_or_insert_ptr_mut(ctx, Some(&mut stranger)).as_mut() }) else {
+fn port(ctx: &SockAddrContext) -> u16 {
+    // SAFETY: the kernel hands a valid context; the port is in network byte order in the lower half of the word.
+    u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16)
+}
+
+/// Notes at the socket that its SYN may leave, and why, for the guard.
+#[inline(always)]
+fn leave(ctx: &SockAddrContext, slot: u32, why: u32, verdict: Verdict) -> i32 {
+    let mut noted = why;
+    // SAFETY: the entry is the socket's, which this context holds; one aligned word.
+    let Some(kind) = (unsafe { OURS.get_or_insert_ptr_mut(ctx, Some(&mut noted)).as_mut() }) else {
         // Without a note the guard would drop its SYN.
         seen(slot, Verdict::OutRefused);
         return REFUSE;
     };
-    *kind = SOCKET_STRANGER;
-    seen(slot, Verdict::OutStranger);
+    *kind = why;
+    seen(slot, verdict);
     ALLOW
 }
 

@@ -1,7 +1,8 @@
 //! tcx egress on the pod's links: no SYN leaves the pod but the agent's own.
 //!
 //! Marks, device bindings, rules and sockets are the pod's to change; the entry in `OURS` is not. A socket that was left
-//! alone may speak to strangers only: its destination is looked at again, since the pod may have rewritten it. Connections
+//! alone may speak only to whom it was left alone for, strangers or what the pod's annotations leave outside: its
+//! destination is looked at again, since the pod may have rewritten it. Connections
 //! older than enrolment and replies of servers carry no bare SYN and are not touched. Headers are read from the frame itself:
 //! what `skb->protocol` says is the sender's claim. One instance a node, because verifying it takes milliseconds; hence its
 //! verdicts are counted for the node.
@@ -9,8 +10,15 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{helpers::generated::bpf_sk_storage_get, macros::classifier, programs::TcContext};
-use isthmus_abi::{NODE_SLOT, SOCKET_AGENT, SOCKET_NOBODY, SOCKET_STRANGER, Verdict};
-use isthmus_ebpf::{address, maps::OURS, mesh, seen::seen};
+use isthmus_abi::{
+    FLAG_OUTBOUND_RULES, NODE_SLOT, SOCKET_AGENT, SOCKET_LEFT, SOCKET_NOBODY, SOCKET_SLOT_SHIFT, SOCKET_STRANGER, Verdict,
+};
+use isthmus_ebpf::{
+    address, capture,
+    maps::{OURS, RULES},
+    mesh,
+    seen::seen,
+};
 
 /// `TC_ACT_UNSPEC`: go on with the next program.
 const NEXT: i32 = -1;
@@ -141,13 +149,28 @@ fn tcp(ctx: &TcContext, transport: usize, destination: &[u8; 16]) -> i32 {
     match socket_kind(ctx) {
         SOCKET_AGENT => NEXT,
         SOCKET_STRANGER if mesh::is_stranger(destination) => NEXT,
+        kind if may_leave(ctx, kind, transport, destination) => NEXT,
         _ => shot(Verdict::GuardSyn),
     }
 }
 
+/// Was it left alone for its pod's annotations, and do they leave out where this SYN goes?
+#[inline(always)]
+fn may_leave(ctx: &TcContext, kind: u32, transport: usize, destination: &[u8; 16]) -> bool {
+    let slot = kind >> SOCKET_SLOT_SHIFT;
+    if kind != SOCKET_LEFT | slot << SOCKET_SLOT_SHIFT {
+        return false;
+    }
+    let Ok(port) = ctx.load::<u16>(transport + 2).map(u16::from_be) else {
+        return false;
+    };
+    let flags = RULES.get(slot).map_or(0, |rules| rules.flags);
+    flags & FLAG_OUTBOUND_RULES != 0 && capture::leaves_outbound(slot, flags, destination, port)
+}
+
 /// What the map `OURS` says of the packet's socket; of one it does not know, what stands for nobody.
 #[inline(always)]
-fn socket_kind(ctx: &TcContext) -> u8 {
+fn socket_kind(ctx: &TcContext) -> u32 {
     // SAFETY: the kernel hands a valid context; each pointer is checked before it is followed.
     unsafe {
         let socket = (*ctx.skb.skb).__bindgen_anon_2.sk;
@@ -155,7 +178,7 @@ fn socket_kind(ctx: &TcContext) -> u8 {
             return SOCKET_NOBODY;
         }
         let map = (&raw const OURS).cast_mut().cast::<c_void>();
-        let kind = bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), 0).cast::<u8>();
+        let kind = bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), 0).cast::<u32>();
         if kind.is_null() { SOCKET_NOBODY } else { *kind }
     }
 }

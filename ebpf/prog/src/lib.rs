@@ -12,6 +12,7 @@
 #![feature(asm_experimental_arch)]
 
 pub mod address;
+pub mod capture;
 pub mod maps;
 pub mod mesh;
 pub mod pace;

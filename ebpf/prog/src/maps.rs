@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use isthmus_abi::{
-    GuestInterface, LISTENERS, MAX_ADDRESSES, MAX_PROBES, MAX_RANGES, MAX_REROUTED, MAX_SLOTS, MESH_PAGES, MeshPage,
+    CaptureRule, GuestInterface, LISTENERS, MAX_ADDRESSES, MAX_CAPTURE_RULES, MAX_PROBES, MAX_RANGES, MAX_REROUTED, MAX_SLOTS, MESH_PAGES, MeshPage,
     Plaintext, Pod, PodAddress, Rules, Tuple, Verdict,
 };
 
@@ -16,7 +16,7 @@ pub static PODS: HashMap<u64, Pod, { MAX_SLOTS as usize }> = HashMap::new();
 /// Sockets of the agent, and those left alone. Only the agent (through the socket's fd) and `connect` write here, which no
 /// mark, cgroup or pid can promise.
 #[btf_map]
-pub static OURS: SkStorage<u8> = SkStorage::new();
+pub static OURS: SkStorage<u32> = SkStorage::new();
 
 /// The agent's listeners, at `slot * LISTENERS + kind`.
 #[btf_map]
@@ -37,6 +37,10 @@ pub static ENROLLED: HashMap<[u8; 16], u32, { MAX_ADDRESSES as usize }> = HashMa
 /// Interfaces behind which guests of pods sit.
 #[btf_map]
 pub static REROUTED: HashMap<GuestInterface, u32, { MAX_REROUTED as usize }> = HashMap::new();
+
+/// What annotations of pods say of ports and ranges → `LEFT` or `TAKEN`. Asked only for pods whose flags say so.
+#[btf_map]
+pub static CAPTURE: LpmTrie<CaptureRule, u32, { MAX_CAPTURE_RULES as usize }> = LpmTrie::new();
 
 /// Connections the node makes to enrolled pods → time of connect().
 #[btf_map]

@@ -16,6 +16,7 @@ fn record(slot: u32, generation: &str) -> Record {
             netns: "/run/netns/x".into(),
             mtls_required: None,
             reroute_interfaces: Vec::new(),
+            capture: Box::default(),
         },
     }
 }

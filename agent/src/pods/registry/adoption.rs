@@ -87,9 +87,10 @@ impl Registry {
         self.pods.insert(slot, pod);
     }
 
-    /// Removes pins and armed namespaces of slots that no record tells of.
+    /// Removes pins, armed namespaces and rules of slots that no record tells of.
     fn sweep_unknown(&self, addresses: &BTreeMap<u32, Vec<IpAddr>>) {
         let known: BTreeSet<u32> = self.pods.keys().copied().collect();
+        report(self.parts.node.maps().keep_capture_rules_of(&known));
         let pinned = self.parts.node.pins().pods();
         let armed = self.parts.node.maps().armed();
         for (cookie, slot) in armed.iter().filter(|(_, slot)| !known.contains(slot)) {

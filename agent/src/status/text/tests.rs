@@ -172,3 +172,14 @@ fn ages_have_two_units_at_most() {
         assert_eq!(age(seconds), shown);
     }
 }
+
+#[test]
+fn of_a_pod_whose_inbound_is_bypassed_no_policy_is_told() {
+    let mut bypassing = pod("client");
+    bypassing.mtls_required = true;
+    assert!(text(&status(&[bypassing.clone()])).contains("refused:unknown"));
+    bypassing.capture.bypass_inbound = true;
+    let shown = text(&status(&[bypassing]));
+    assert!(shown.contains("not captured") && !shown.contains("refused"), "{shown}");
+    assert!(shown.contains("OUTSIDE OF THE MESH"), "{shown}");
+}

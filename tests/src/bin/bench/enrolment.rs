@@ -82,6 +82,7 @@ fn enrol(agent: &Agent, pod: &Pod) -> Result<Duration> {
         netns: pod.netns().path(),
         mtls_required: Some(false),
         reroute_interfaces: Vec::new(),
+        capture: Box::default(),
     });
     let begin = Instant::now();
     ask(agent, &request)?;
