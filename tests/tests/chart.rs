@@ -44,8 +44,6 @@ fn an_agent_needs_these_objects_and_no_others() -> Result {
             "ClusterRole ztunnel",
             "ClusterRoleBinding ztunnel",
             "DaemonSet ztunnel",
-            "Role ztunnel",
-            "RoleBinding ztunnel",
             "ServiceAccount ztunnel",
         ]
     );
@@ -126,15 +124,9 @@ fn rights_are_exactly_these() -> Result {
         ])
     );
     assert_eq!(
-        rendered.object("Role", "ztunnel")["rules"],
-        json!([{ "apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": ["ztunnel"], "verbs": ["get"] }])
+        rendered.object("ClusterRoleBinding", "ztunnel")["subjects"],
+        json!([{ "kind": "ServiceAccount", "name": "ztunnel", "namespace": "istio-system" }])
     );
-    for kind in ["ClusterRoleBinding", "RoleBinding"] {
-        assert_eq!(
-            rendered.object(kind, "ztunnel")["subjects"],
-            json!([{ "kind": "ServiceAccount", "name": "ztunnel", "namespace": "istio-system" }])
-        );
-    }
     // A gateway asks istiod and nobody else.
     assert!(gateway().render()?.names().iter().all(|name| !name.contains("Role")));
     Ok(())
@@ -315,23 +307,13 @@ fn beside_a_ztunnel_nothing_is_taken_from_it() -> Result {
         .render()?;
     assert_eq!(
         rendered.names(),
-        [
-            "ClusterRole isthmus",
-            "ClusterRoleBinding isthmus",
-            "DaemonSet isthmus",
-            "Role isthmus",
-            "RoleBinding isthmus"
-        ]
+        ["ClusterRole isthmus", "ClusterRoleBinding isthmus", "DaemonSet isthmus"]
     );
     let daemonset = rendered.object("DaemonSet", "isthmus");
     assert_eq!(daemonset["spec"]["template"]["spec"]["serviceAccountName"], "ztunnel");
     assert_eq!(
         rendered.object("ClusterRoleBinding", "isthmus")["subjects"][0]["name"],
         "ztunnel"
-    );
-    assert_eq!(
-        rendered.object("Role", "isthmus")["rules"][0]["resourceNames"],
-        json!(["isthmus"])
     );
     // ztunnel's DaemonSet selects app=ztunnel; ours must not select ztunnel's pods.
     assert!(daemonset["spec"]["selector"]["matchLabels"].get("app").is_none());
@@ -443,15 +425,7 @@ fn what_has_no_namespace_can_be_made_by_another() -> Result {
         .values("resourceScope: namespace")
         .with(&["--no-hooks"])
         .render()?;
-    assert_eq!(
-        namespace.names(),
-        [
-            "DaemonSet ztunnel",
-            "Role ztunnel",
-            "RoleBinding ztunnel",
-            "ServiceAccount ztunnel"
-        ]
-    );
+    assert_eq!(namespace.names(), ["DaemonSet ztunnel", "ServiceAccount ztunnel"]);
     Ok(())
 }
 
