@@ -9,6 +9,7 @@
 //! | [`eligibility`] | the decision: a pure function of all these |
 //! | `processes`, `cgroup` | which network namespace a running pod has, proven |
 //! | `reconcile` | the next thing to do about a pod; pure |
+//! | `first_pods` | whether the pods that were there first are in; pure |
 //! | `course`, `back_off` | how it went, and when it is tried again |
 //! | `steward` | the task that does it |
 //! | `api` | single calls |
@@ -23,6 +24,7 @@ mod cgroup;
 mod counters;
 mod course;
 pub mod eligibility;
+mod first_pods;
 mod object;
 mod pod;
 mod processes;
@@ -49,6 +51,7 @@ use tokio::{
 pub use self::{
     api::NoWay,
     eligibility::{Because, Intent, Terms},
+    first_pods::Standing,
     rules::Rules,
     selector::Enablement,
 };
@@ -86,6 +89,7 @@ pub struct Kubernetes {
     store: Store,
     nudge: Arc<Notify>,
     troubles: watch::Receiver<Vec<PodTrouble>>,
+    standing: watch::Receiver<Standing>,
     tasks: Arc<[AbortHandle; 3]>,
 }
 
@@ -132,6 +136,7 @@ impl Kubernetes {
         let namespaces_followed = tokio::spawn(follow_namespaces(&api, &store, &counters));
         let nudge = Arc::new(Notify::new());
         let (told, troubles) = watch::channel(Vec::new());
+        let (stands, standing) = watch::channel(Standing::default());
         let steward = Steward {
             store: store.clone(),
             api: api.clone(),
@@ -141,6 +146,7 @@ impl Kubernetes {
             node_netns: netns.to_owned(),
             nudge: Arc::clone(&nudge),
             told,
+            stands,
         };
         let working = tokio::spawn(steward.work());
         let tasks = [pods_followed, namespaces_followed, working];
@@ -149,6 +155,7 @@ impl Kubernetes {
             store,
             nudge,
             troubles,
+            standing,
             tasks: Arc::new(tasks.map(|task| task.abort_handle())),
         }
     }
@@ -168,6 +175,11 @@ impl Kubernetes {
                 return;
             }
         }
+    }
+
+    /// How far the pods that were there first have come.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
     }
 
     /// Nothing is done to pods any more: the agent ends, and its successor goes on.

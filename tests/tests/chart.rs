@@ -217,8 +217,10 @@ fn the_agent_is_what_istiod_and_istioctl_look_for() -> Result {
         .unwrap_or(&Value::Null);
     assert_eq!(roots["configMap"]["name"], "istio-ca-root-cert");
     let container = container(daemonset);
-    for probe in ["startupProbe", "readinessProbe"] {
-        assert_eq!(container[probe]["httpGet"]["path"], "/healthz/ready");
+    assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/healthz/ready");
+    // They end an agent that waits for others, and with it the connections that it carries.
+    for probe in ["startupProbe", "livenessProbe"] {
+        assert!(at(container, &format!("/{probe}")).is_null(), "{probe}");
     }
     assert_eq!(variable(container, "XDS_ADDRESS"), "istiod.istio-system.svc:15012");
     assert_eq!(variable(container, "EXCLUDE_NAMESPACES"), "kube-system");

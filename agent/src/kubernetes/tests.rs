@@ -127,12 +127,14 @@ fn failure(code: u16, reason: &str) -> (u16, Value) {
 
 fn kubernetes(script: &Script, store: &Store) -> Kubernetes {
     let (_, troubles) = watch::channel(Vec::new());
+    let (_, standing) = watch::channel(Standing::default());
     let nobody = || tokio::spawn(async {}).abort_handle();
     Kubernetes {
         api: script.server(),
         store: store.clone(),
         nudge: Arc::default(),
         troubles,
+        standing,
         tasks: Arc::new([nobody(), nobody(), nobody()]),
     }
 }
