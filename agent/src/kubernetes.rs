@@ -12,6 +12,7 @@
 //! | `first_pods` | whether the pods that were there first are in; pure |
 //! | `course`, `back_off` | how it went, and when it is tried again |
 //! | `steward` | the task that does it |
+//! | `taint`, `untaint` | the startup taint of our own node, and taking it off |
 //! | `api` | single calls |
 //! | `counters` | metrics |
 //!
@@ -33,6 +34,8 @@ pub mod rules;
 pub mod selector;
 mod steward;
 mod store;
+mod taint;
+mod untaint;
 mod watches;
 
 use std::{
@@ -80,6 +83,8 @@ pub struct Settings {
     pub rules: Rules,
     /// Where the node's processes are found.
     pub proc: PathBuf,
+    /// Key of the taint that is taken off our own node once it is ready.
+    pub startup_taint: Option<String>,
 }
 
 /// Enrolment by Kubernetes, under way. Clones share it.
@@ -90,6 +95,7 @@ pub struct Kubernetes {
     nudge: Arc<Notify>,
     troubles: watch::Receiver<Vec<PodTrouble>>,
     standing: watch::Receiver<Standing>,
+    counters: Arc<Counters>,
     tasks: Arc<[AbortHandle; 3]>,
 }
 
@@ -141,7 +147,7 @@ impl Kubernetes {
             store: store.clone(),
             api: api.clone(),
             pods,
-            counters,
+            counters: Arc::clone(&counters),
             proc: settings.proc.clone(),
             node_netns: netns.to_owned(),
             nudge: Arc::clone(&nudge),
@@ -156,6 +162,7 @@ impl Kubernetes {
             nudge,
             troubles,
             standing,
+            counters,
             tasks: Arc::new(tasks.map(|task| task.abort_handle())),
         }
     }
@@ -180,6 +187,11 @@ impl Kubernetes {
     /// How far the pods that were there first have come.
     pub fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.clone()
+    }
+
+    /// Takes the startup taint of this key off our own node. Ends when it is not there any more.
+    pub async fn take_taint_off(&self, key: &str) {
+        untaint::take_off(&self.api, &self.counters, key).await;
     }
 
     /// Nothing is done to pods any more: the agent ends, and its successor goes on.

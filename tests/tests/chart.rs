@@ -127,6 +127,17 @@ fn rights_are_exactly_these() -> Result {
         rendered.object("ClusterRoleBinding", "ztunnel")["subjects"],
         json!([{ "kind": "ServiceAccount", "name": "ztunnel", "namespace": "istio-system" }])
     );
+    // Nodes are somebody else's business, until an operator asks for the taint to be taken off.
+    let tainted = agent().values("startupTaint: cni.istio.io/not-ready").render()?;
+    let rules = list(&tainted.object("ClusterRole", "ztunnel")["rules"]);
+    assert_eq!(
+        rules.last(),
+        Some(&json!({ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"] }))
+    );
+    assert_eq!(rules.len(), 4);
+    let container = container(tainted.object("DaemonSet", "ztunnel"));
+    assert_eq!(variable(container, "ISTHMUS_STARTUP_TAINT"), "cni.istio.io/not-ready");
+    assert!(!rendered.text.contains("ISTHMUS_STARTUP_TAINT"));
     // A gateway asks istiod and nobody else.
     assert!(gateway().render()?.names().iter().all(|name| !name.contains("Role")));
     Ok(())
@@ -164,6 +175,7 @@ fn the_node_is_writable_only_where_it_must_be() -> Result {
             "/sys/fs/bpf /sys/fs/bpf rw",
             "/sys/fs/cgroup /host/sys/fs/cgroup rw",
             "/sys/kernel/rcu_expedited /sys/kernel/rcu_expedited rw",
+            "/var/lib/isthmus /var/lib/isthmus rw",
             "/var/run/netns /var/run/netns ro",
         ]
     );
@@ -346,6 +358,7 @@ fn what_is_misspelt_or_of_the_wrong_kind_is_refused_by_name() -> Result {
         ("meshConfig: {trustDomian: x}", "trustDomian"),
         ("cniInstall: maybe", "cniInstall"),
         ("runDir: relative", "runDir"),
+        ("startupTaint: 'a=b:NoSchedule'", "startupTaint"),
         ("logLevel: [debug]", "logLevel"),
         ("terminationGracePeriodSeconds: soon", "terminationGracePeriodSeconds"),
         ("global: {platform: gek}", "platform"),

@@ -17,7 +17,7 @@ use crate::{
         CertificateSource, Certificates, IssueError, SpiffeId,
         istiod_ca::{Asks, IstiodCa},
     },
-    kubernetes::Standing,
+    kubernetes::{Kubernetes, Standing},
     pods::registry::chain,
 };
 
@@ -64,6 +64,15 @@ fn own_identity(config: &Config) -> Option<SpiffeId> {
     let (namespace, account) = (pod.namespace.as_deref()?, pod.service_account.as_deref()?);
     let identity = SpiffeId::new(&config.trust_domain, namespace, account).ok()?;
     config.embedded_ca.is_none().then_some(identity)
+}
+
+/// What is done once everything is reached for the first time: the startup taint is taken off. It is not put back.
+pub(super) async fn reached(readiness: Readiness, taint: Option<(Kubernetes, String)>) {
+    readiness.reached().await;
+    tracing::info!("all that readiness waits for is reached");
+    if let Some((kubernetes, key)) = taint {
+        kubernetes.take_taint_off(&key).await;
+    }
 }
 
 /// Until all was told, and the pods that were there are in the mesh.

@@ -204,7 +204,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     };
     let namespaces_kept = kubernetes
         .clone()
-        .map(|kubernetes| tokio::spawn(keep_namespaces(kubernetes, config.run_dir.clone())));
+        .map(|kubernetes| tokio::spawn(keep_namespaces(kubernetes, config.state_dir.clone())));
     let awaited = follow_parts(
         &config,
         &admin.readiness,
@@ -277,11 +277,11 @@ fn follow_parts(
     if let Some(plugin) = plugin {
         awaited.follow(awaited::plugin(readiness.clone(), plugin.status.clone()));
     }
-    let (readiness, node) = (readiness.clone(), config.node.clone());
-    awaited.follow(async move {
-        readiness.reached().await;
-        tracing::info!(node, "all that readiness waits for is reached");
-    });
+    let taint = config
+        .kubernetes
+        .as_ref()
+        .and_then(|settings| settings.startup_taint.clone());
+    awaited.follow(awaited::reached(readiness.clone(), kubernetes.cloned().zip(taint)));
     awaited
 }
 

@@ -55,6 +55,8 @@ container.apparmor.security.beta.kubernetes.io/{{ .container }}: unconfined
 {{- define "isthmus.nodeVariables" -}}
 - name: ISTHMUS_RUN_DIR
   value: {{ .Values.runDir | quote }}
+- name: ISTHMUS_STATE_DIR
+  value: {{ .Values.stateDir | quote }}
 - name: ISTHMUS_BPFFS
   value: /sys/fs/bpf/isthmus
 - name: ISTHMUS_CGROUP
@@ -90,6 +92,9 @@ container.apparmor.security.beta.kubernetes.io/{{ .container }}: unconfined
 # Writable: the agent's socket, which the CNI plugin asks, and its records of pods.
 - name: run
   mountPath: {{ .Values.runDir }}
+# Writable: what the plugin goes by while no agent runs, also after a reboot.
+- name: state
+  mountPath: {{ .Values.stateDir }}
 {{- if ne .Values.cniInstall "off" }}
 # Writable: the plugin's binary is placed here, and its configuration below.
 - name: cni-bin
@@ -127,6 +132,10 @@ container.apparmor.security.beta.kubernetes.io/{{ .container }}: unconfined
 - name: run
   hostPath:
     path: {{ .Values.runDir }}
+    type: DirectoryOrCreate
+- name: state
+  hostPath:
+    path: {{ .Values.stateDir }}
     type: DirectoryOrCreate
 {{- if ne .Values.cniInstall "off" }}
 - name: cni-bin
