@@ -22,10 +22,6 @@ pub(super) fn read(reader: &mut Reader, own: &OwnPod, excluded: &BTreeSet<String
             )),
         })
         .flatten();
-    if startup_taint.is_some() && !is_on {
-        let why = "it is taken off by Kubernetes' API server, and --kubernetes is off";
-        reader.contradiction("startup-taint", why.to_owned());
-    }
     let settings = Settings {
         kubeconfig,
         rules: Rules {
