@@ -23,7 +23,7 @@ mod local;
 mod logging;
 mod metrics;
 mod query;
-pub mod readiness;
+mod readiness;
 mod reply;
 mod server;
 
@@ -37,7 +37,7 @@ pub use self::{
     local::{State, Teller},
     logging::Logging,
     metrics::{Format, Metrics},
-    readiness::Readiness,
+    readiness::{Part, Readiness},
 };
 use self::{
     bind::Port, cpu_profile::CpuProfiles, local::LocalSite, metrics::MetricsSite, readiness::ReadinessSite,

@@ -1,6 +1,7 @@
 //! The composition root: the only place that knows every part.
 
 mod admin_ports;
+mod awaited;
 mod cni_plugin;
 mod dump;
 mod gateway;

@@ -175,6 +175,7 @@ async fn remove(arguments: &CleanupArgs, scope: &Scope, ledger: &mut Ledger<impl
     if scope.has_run_directory {
         // As long as runtimes call the plugin, no pod starts without the agent.
         remove_plugin(arguments, ledger);
+        clear_state_directory(arguments, ledger);
         clear_run_directory(arguments, scope, &kept, ledger);
     }
     // Left when others are pinned in it.
@@ -309,6 +310,15 @@ fn abandoned_cgroups(arguments: &CleanupArgs, ledger: &mut Ledger<impl Write>) {
     }
 }
 
+fn clear_state_directory(arguments: &CleanupArgs, ledger: &mut Ledger<impl Write>) {
+    let state = arguments.state_dir.as_ref().unwrap_or(&arguments.run_dir);
+    ledger.remove("file", &state.join(NAMESPACES_NAME), |path| fs::remove_file(path));
+    let is_empty = || fs::read_dir(state).is_ok_and(|mut entries| entries.next().is_none());
+    if *state != arguments.run_dir && is_empty() {
+        remove_own_directory(state, ledger);
+    }
+}
+
 fn clear_run_directory(arguments: &CleanupArgs, scope: &Scope, kept: &BTreeSet<u32>, ledger: &mut Ledger<impl Write>) {
     let run = &arguments.run_dir;
     let records = Records::existing(run);
@@ -327,7 +337,6 @@ fn clear_run_directory(arguments: &CleanupArgs, scope: &Scope, kept: &BTreeSet<u
     let halves = halves
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|end| end == "new"));
-    ledger.remove("file", &run.join(NAMESPACES_NAME), |path| fs::remove_file(path));
     for path in scope.unreadable.iter().cloned().chain(halves) {
         ledger.remove("record", &path, |path| fs::remove_file(path));
     }
@@ -342,17 +351,17 @@ fn clear_run_directory(arguments: &CleanupArgs, scope: &Scope, kept: &BTreeSet<u
         ledger.remove(what, &run.join(name), |path| fs::remove_file(path));
     }
     match fs::read_dir(run).map(|mut entries| entries.next().is_none()) {
-        Ok(true) => remove_run_directory(run, ledger),
+        Ok(true) => remove_own_directory(run, ledger),
         Ok(false) => ledger.noted(format_args!("{} holds other files, and stays", run.display())),
         Err(_) => {}
     }
 }
 
 /// Where it is a mount of its own (a hostPath, a RuntimeDirectory that is kept) it can only be left, empty.
-fn remove_run_directory(run: &Path, ledger: &mut Ledger<impl Write>) {
-    match fs::remove_dir(run) {
-        Ok(()) => ledger.removed(format_args!("directory {}", run.display())),
-        Err(_) => ledger.noted(format_args!("{} is empty, and stays", run.display())),
+fn remove_own_directory(directory: &Path, ledger: &mut Ledger<impl Write>) {
+    match fs::remove_dir(directory) {
+        Ok(()) => ledger.removed(format_args!("directory {}", directory.display())),
+        Err(_) => ledger.noted(format_args!("{} is empty, and stays", directory.display())),
     }
 }
 

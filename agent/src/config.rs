@@ -144,6 +144,8 @@ pub struct NodeConfig {
     pub node: String,
     /// Directory of the agent's socket and records.
     pub run_dir: PathBuf,
+    /// Directory of what the CNI plugin knows while no agent runs.
+    pub state_dir: PathBuf,
     /// Where to pin.
     pub bpffs: PathBuf,
     /// Root of the cgroup2 hierarchy; `None` when it is to be found.
@@ -204,6 +206,7 @@ impl NodeConfig {
         let exclude_namespaces = kubernetes::excluded(&mut reader);
         let config = Self {
             node,
+            state_dir: reader.optional_path("state-dir").unwrap_or_else(|| run_dir.clone()),
             run_dir,
             bpffs: reader.path("bpffs"),
             cgroup: reader.optional_path("cgroup"),

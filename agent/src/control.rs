@@ -74,7 +74,7 @@ async fn answer(request: Request, additions: &Additions, desk: &Desk) -> Respons
         Request::Add(pod) => additions.add(pod).await,
         Request::Delete { uid, netns } => additions.pods().delete(uid, netns).await,
         Request::Check(pod) => additions.check(pod).await,
-        Request::Ready => ready(&desk.pending()),
+        Request::Ready => ready(&desk.pending_for_pods()),
         Request::Enrol(pod) => additions.pods().enrol(pod).await,
         Request::Release { uid } => additions.pods().release(uid).await,
         Request::Status => Response::Status(desk.status().await),
@@ -86,7 +86,7 @@ fn ready(pending: &[&str]) -> Response {
         return Response::Done;
     }
     Response::Refused {
-        reason: format!("the agent is not ready, pending: {}", pending.join(", ")),
+        reason: format!("the agent is not ready, waiting for: {}", pending.join(", ")),
         retriable: true,
     }
 }

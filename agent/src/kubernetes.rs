@@ -9,8 +9,10 @@
 //! | [`eligibility`] | the decision: a pure function of all these |
 //! | `processes`, `cgroup` | which network namespace a running pod has, proven |
 //! | `reconcile` | the next thing to do about a pod; pure |
+//! | `first_pods` | whether the pods that were there first are in; pure |
 //! | `course`, `back_off` | how it went, and when it is tried again |
 //! | `steward` | the task that does it |
+//! | `taint`, `untaint` | the startup taint of our own node, and taking it off |
 //! | `api` | single calls |
 //! | `counters` | metrics |
 //!
@@ -23,6 +25,7 @@ mod cgroup;
 mod counters;
 mod course;
 pub mod eligibility;
+mod first_pods;
 mod object;
 mod pod;
 mod processes;
@@ -31,6 +34,8 @@ pub mod rules;
 pub mod selector;
 mod steward;
 mod store;
+mod taint;
+mod untaint;
 mod watches;
 
 use std::{
@@ -49,6 +54,7 @@ use tokio::{
 pub use self::{
     api::NoWay,
     eligibility::{Because, Intent, Terms},
+    first_pods::Standing,
     rules::Rules,
     selector::Enablement,
 };
@@ -77,6 +83,8 @@ pub struct Settings {
     pub rules: Rules,
     /// Where the node's processes are found.
     pub proc: PathBuf,
+    /// Key of the taint that is taken off our own node once it is ready.
+    pub startup_taint: Option<String>,
 }
 
 /// Enrolment by Kubernetes, under way. Clones share it.
@@ -86,6 +94,8 @@ pub struct Kubernetes {
     store: Store,
     nudge: Arc<Notify>,
     troubles: watch::Receiver<Vec<PodTrouble>>,
+    standing: watch::Receiver<Standing>,
+    counters: Arc<Counters>,
     tasks: Arc<[AbortHandle; 3]>,
 }
 
@@ -132,15 +142,17 @@ impl Kubernetes {
         let namespaces_followed = tokio::spawn(follow_namespaces(&api, &store, &counters));
         let nudge = Arc::new(Notify::new());
         let (told, troubles) = watch::channel(Vec::new());
+        let (stands, standing) = watch::channel(Standing::default());
         let steward = Steward {
             store: store.clone(),
             api: api.clone(),
             pods,
-            counters,
+            counters: Arc::clone(&counters),
             proc: settings.proc.clone(),
             node_netns: netns.to_owned(),
             nudge: Arc::clone(&nudge),
             told,
+            stands,
         };
         let working = tokio::spawn(steward.work());
         let tasks = [pods_followed, namespaces_followed, working];
@@ -149,6 +161,8 @@ impl Kubernetes {
             store,
             nudge,
             troubles,
+            standing,
+            counters,
             tasks: Arc::new(tasks.map(|task| task.abort_handle())),
         }
     }
@@ -168,6 +182,16 @@ impl Kubernetes {
                 return;
             }
         }
+    }
+
+    /// How far the pods that were there first have come.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+
+    /// Takes the startup taint of this key off our own node. Ends when it is not there any more.
+    pub async fn take_taint_off(&self, key: &str) {
+        untaint::take_off(&self.api, &self.counters, key).await;
     }
 
     /// Nothing is done to pods any more: the agent ends, and its successor goes on.

@@ -57,7 +57,7 @@ pub enum RedirectError {
         cause: io::Error,
     },
     /// aya could not load an object or create its maps.
-    #[error("loading the {object} object (needs Linux 6.6 with BTF, CAP_BPF and CAP_NET_ADMIN)")]
+    #[error("loading the {object} object (needs Linux 6.6 with BTF, CAP_SYS_ADMIN and CAP_NET_ADMIN)")]
     Load {
         /// `node` or `pod`.
         object: &'static str,

@@ -121,9 +121,9 @@ impl Desk {
         }))
     }
 
-    /// What stands between the agent and being ready; nothing when it is.
-    pub fn pending(&self) -> Vec<&'static str> {
-        self.0.facts.readiness.pending()
+    /// What keeps every pod that is made now from starting; usually nothing.
+    pub fn pending_for_pods(&self) -> Vec<&'static str> {
+        self.0.facts.readiness.pending_for_pods()
     }
 
     /// The status as it is now.

@@ -32,6 +32,8 @@ const READY: Duration = Duration::from_secs(15);
 /// How an agent is started.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
+    /// The only capabilities it has, as `net_admin`; all that the test has when not said.
+    pub capabilities: Option<Vec<String>>,
     /// Its soft and hard limit of open files.
     pub open_files: Option<u64>,
     /// `--drain-deadline`.
@@ -50,6 +52,7 @@ pub struct AgentOptions {
 impl Default for AgentOptions {
     fn default() -> Self {
         Self {
+            capabilities: None,
             open_files: None,
             drain_deadline: Duration::from_secs(1),
             authority: None,
@@ -144,13 +147,16 @@ impl Agent {
     }
 
     fn command(&self) -> Command {
-        let mut command = self.node.netns().command(if self.options.open_files.is_some() {
-            "prlimit"
-        } else {
-            "env"
-        });
+        // Each becomes what comes behind it.
+        let mut command = self.node.netns().command("env");
         if let Some(limit) = self.options.open_files {
-            command.arg(format!("--nofile={limit}:{limit}"));
+            command.arg("prlimit").arg(format!("--nofile={limit}:{limit}"));
+        }
+        if let Some(capabilities) = &self.options.capabilities {
+            let only: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
+            command
+                .args(["setpriv", "--inh-caps=-all"])
+                .arg(format!("--bounding-set=-all{only}"));
         }
         command
             .arg(self.world.binary())

@@ -14,6 +14,7 @@ pub mod agent;
 pub mod authority;
 pub mod capture;
 pub mod chart;
+pub mod cni;
 pub mod control_plane;
 pub mod echo;
 pub mod envoy;

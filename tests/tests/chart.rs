@@ -9,15 +9,7 @@ use isthmus_tests::{
 use serde_json::{Value, json};
 
 /// Every capability, as `isthmus check` and the systemd unit have them.
-const CAPABILITIES: [&str; 7] = [
-    "BPF",
-    "PERFMON",
-    "NET_ADMIN",
-    "NET_RAW",
-    "SYS_ADMIN",
-    "SYS_PTRACE",
-    "DAC_OVERRIDE",
-];
+const CAPABILITIES: [&str; 4] = ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "DAC_OVERRIDE"];
 
 fn agent() -> Chart {
     Chart::new("isthmus")
@@ -44,8 +36,6 @@ fn an_agent_needs_these_objects_and_no_others() -> Result {
             "ClusterRole ztunnel",
             "ClusterRoleBinding ztunnel",
             "DaemonSet ztunnel",
-            "Role ztunnel",
-            "RoleBinding ztunnel",
             "ServiceAccount ztunnel",
         ]
     );
@@ -126,15 +116,20 @@ fn rights_are_exactly_these() -> Result {
         ])
     );
     assert_eq!(
-        rendered.object("Role", "ztunnel")["rules"],
-        json!([{ "apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": ["ztunnel"], "verbs": ["get"] }])
+        rendered.object("ClusterRoleBinding", "ztunnel")["subjects"],
+        json!([{ "kind": "ServiceAccount", "name": "ztunnel", "namespace": "istio-system" }])
     );
-    for kind in ["ClusterRoleBinding", "RoleBinding"] {
-        assert_eq!(
-            rendered.object(kind, "ztunnel")["subjects"],
-            json!([{ "kind": "ServiceAccount", "name": "ztunnel", "namespace": "istio-system" }])
-        );
-    }
+    // Nodes are somebody else's business, until an operator asks for the taint to be taken off.
+    let tainted = agent().values("startupTaint: cni.istio.io/not-ready").render()?;
+    let rules = list(&tainted.object("ClusterRole", "ztunnel")["rules"]);
+    assert_eq!(
+        rules.last(),
+        Some(&json!({ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"] }))
+    );
+    assert_eq!(rules.len(), 4);
+    let container = container(tainted.object("DaemonSet", "ztunnel"));
+    assert_eq!(variable(container, "ISTHMUS_STARTUP_TAINT"), "cni.istio.io/not-ready");
+    assert!(!rendered.text.contains("ISTHMUS_STARTUP_TAINT"));
     // A gateway asks istiod and nobody else.
     assert!(gateway().render()?.names().iter().all(|name| !name.contains("Role")));
     Ok(())
@@ -172,6 +167,7 @@ fn the_node_is_writable_only_where_it_must_be() -> Result {
             "/sys/fs/bpf /sys/fs/bpf rw",
             "/sys/fs/cgroup /host/sys/fs/cgroup rw",
             "/sys/kernel/rcu_expedited /sys/kernel/rcu_expedited rw",
+            "/var/lib/isthmus /var/lib/isthmus rw",
             "/var/run/netns /var/run/netns ro",
         ]
     );
@@ -225,8 +221,10 @@ fn the_agent_is_what_istiod_and_istioctl_look_for() -> Result {
         .unwrap_or(&Value::Null);
     assert_eq!(roots["configMap"]["name"], "istio-ca-root-cert");
     let container = container(daemonset);
-    for probe in ["startupProbe", "readinessProbe"] {
-        assert_eq!(container[probe]["httpGet"]["path"], "/healthz/ready");
+    assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/healthz/ready");
+    // They end an agent that waits for others, and with it the connections that it carries.
+    for probe in ["startupProbe", "livenessProbe"] {
+        assert!(at(container, &format!("/{probe}")).is_null(), "{probe}");
     }
     assert_eq!(variable(container, "XDS_ADDRESS"), "istiod.istio-system.svc:15012");
     assert_eq!(variable(container, "EXCLUDE_NAMESPACES"), "kube-system");
@@ -315,23 +313,13 @@ fn beside_a_ztunnel_nothing_is_taken_from_it() -> Result {
         .render()?;
     assert_eq!(
         rendered.names(),
-        [
-            "ClusterRole isthmus",
-            "ClusterRoleBinding isthmus",
-            "DaemonSet isthmus",
-            "Role isthmus",
-            "RoleBinding isthmus"
-        ]
+        ["ClusterRole isthmus", "ClusterRoleBinding isthmus", "DaemonSet isthmus"]
     );
     let daemonset = rendered.object("DaemonSet", "isthmus");
     assert_eq!(daemonset["spec"]["template"]["spec"]["serviceAccountName"], "ztunnel");
     assert_eq!(
         rendered.object("ClusterRoleBinding", "isthmus")["subjects"][0]["name"],
         "ztunnel"
-    );
-    assert_eq!(
-        rendered.object("Role", "isthmus")["rules"][0]["resourceNames"],
-        json!(["isthmus"])
     );
     // ztunnel's DaemonSet selects app=ztunnel; ours must not select ztunnel's pods.
     assert!(daemonset["spec"]["selector"]["matchLabels"].get("app").is_none());
@@ -362,6 +350,7 @@ fn what_is_misspelt_or_of_the_wrong_kind_is_refused_by_name() -> Result {
         ("meshConfig: {trustDomian: x}", "trustDomian"),
         ("cniInstall: maybe", "cniInstall"),
         ("runDir: relative", "runDir"),
+        ("startupTaint: 'a=b:NoSchedule'", "startupTaint"),
         ("logLevel: [debug]", "logLevel"),
         ("terminationGracePeriodSeconds: soon", "terminationGracePeriodSeconds"),
         ("global: {platform: gek}", "platform"),
@@ -443,15 +432,7 @@ fn what_has_no_namespace_can_be_made_by_another() -> Result {
         .values("resourceScope: namespace")
         .with(&["--no-hooks"])
         .render()?;
-    assert_eq!(
-        namespace.names(),
-        [
-            "DaemonSet ztunnel",
-            "Role ztunnel",
-            "RoleBinding ztunnel",
-            "ServiceAccount ztunnel"
-        ]
-    );
+    assert_eq!(namespace.names(), ["DaemonSet ztunnel", "ServiceAccount ztunnel"]);
     Ok(())
 }
 

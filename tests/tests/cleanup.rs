@@ -208,14 +208,18 @@ fn half_made_state_goes_as_well() -> Result {
     fs::create_dir(agent.node().pins().join("0123456789abcdef"))?;
     let abandoned = agent.node().pins().with_file_name("isthmus_check_4294967295");
     fs::create_dir(&abandoned)?;
-    let (code, text) = cleanup(&scene.lab, agent.node(), &[])?;
+    let state = scene.lab.dir().join("state");
+    fs::create_dir(&state)?;
+    fs::write(state.join("namespaces.json"), "{}")?;
+    let told = format!("--state-dir={}", state.display());
+    let (code, text) = cleanup(&scene.lab, agent.node(), &[&told])?;
     assert_eq!(code, Some(0), "{text}");
     assert!(
         text.contains("rules, routes and sysctls of the pod of") && text.contains("0123456789abcdef"),
         "{text}"
     );
     assert_nothing_is_left(agent.node());
-    assert!(!abandoned.exists());
+    assert!(!abandoned.exists() && !state.exists());
     for pod in [&scene.client, &scene.neighbour] {
         assert_eq!(traces(pod)?, "", "{}", pod.name());
         assert!(speaks_in_clear(pod, &scene.server)?);

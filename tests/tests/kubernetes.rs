@@ -6,7 +6,7 @@ use std::time::Duration;
 use isthmus_tests::{
     Agent, Cluster, Lab, Node, Pod, Result,
     agent::AgentOptions,
-    control_plane::{SYSTEM, Sandbox},
+    control_plane::{SYSTEM, Sandbox, grant},
     failure::Because as _,
     roundtrip,
     under_istiod::{PORT, speaks},
@@ -46,9 +46,7 @@ impl World {
         let node = cluster.node("node1", "r1/z1")?;
         let client = running(&cluster, &node, SPACE, "client")?;
         let server = running(&cluster, &node, SPACE, "server")?;
-        for object in permissions() {
-            cluster.api().apply(&object)?;
-        }
+        grant(&cluster, ACCOUNT, &[])?;
         // The lab makes namespaces that are in the mesh.
         label_namespace(&cluster, None)?;
         let kubeconfig = cluster.kubeconfig(SYSTEM, ACCOUNT)?;
@@ -171,31 +169,6 @@ fn say(world: &World, running: &Running, what: &str, said: &Value) -> Result {
         },
     });
     world.cluster.api().apply(&object).map(drop)
-}
-
-/// What the agent's account may do, as docs/kubernetes.md lists it.
-fn permissions() -> [Value; 2] {
-    let rule = |group: &str, resource: &str, verbs: &[&str]| json!({ "apiGroups": [group], "resources": [resource], "verbs": verbs });
-    [
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRole",
-            "metadata": { "name": ACCOUNT },
-            "rules": [
-                rule("", "pods", &["get", "list", "watch"]),
-                rule("", "namespaces", &["get", "list", "watch"]),
-                rule("", "pods/status", &["patch"]),
-                rule("events.k8s.io", "events", &["create"]),
-            ],
-        }),
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": { "name": ACCOUNT },
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ACCOUNT },
-            "subjects": [{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM }],
-        }),
-    ]
 }
 
 #[test]

@@ -470,7 +470,7 @@ fn readiness_is_told_and_ends_when_the_agent_drains() -> Result {
     )?;
     within(Duration::from_secs(2), "it is not ready while it drains", || {
         let answer = ready().ok()?;
-        ((answer.status, answer.text().as_str()) == (500, "not ready, pending: drain\n")).then_some(())
+        ((answer.status, answer.text().as_str()) == (500, "not ready, waiting for: drain\n")).then_some(())
     })?;
     roundtrip(&mut stream, b"still carried")
 }

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use super::{StartError, dump::Held, failed, mesh_source::MeshSource};
 use crate::{
-    admin::{self, Logging, Metrics, Ports, Readiness, Sources, State},
+    admin::{self, Logging, Metrics, Part, Ports, Readiness, Sources, State},
     config, mesh,
     pods::Pods,
     status::{self, Desk},
@@ -32,7 +32,7 @@ impl AdminPorts {
         ports: config::Ports,
         log: &LogHandle,
         telemetry: &Arc<Telemetry>,
-        pending: &[&'static str],
+        pending: &[Part],
     ) -> Result<Self, StartError> {
         let ports = Ports {
             admin: ports.admin,
@@ -40,7 +40,7 @@ impl AdminPorts {
             readiness: ports.readiness,
         };
         let (state, readiness) = (State::default(), Readiness::default());
-        pending.iter().for_each(|name| readiness.pend(name));
+        pending.iter().for_each(|part| readiness.pend(*part));
         let (surveyor, dump) = (Surveyor::default(), admin::Dump::default());
         let sources = Sources {
             state: state.clone(),
@@ -61,19 +61,19 @@ impl AdminPorts {
         })
     }
 
-    pub(super) fn done(&self, name: &'static str) {
-        self.readiness.done(name);
+    pub(super) fn done(&self, part: Part) {
+        self.readiness.done(part);
     }
 
     /// The first good mesh makes it ready, whenever it comes.
     pub(super) fn done_with_mesh(&self, source: &MeshSource) {
         if source.is_served {
-            return self.done(admin::readiness::MESH);
+            return self.done(Part::Mesh);
         }
         let (readiness, mut state) = (self.readiness.clone(), source.state.clone());
         tokio::spawn(async move {
             if state.wait_for(|said| said == mesh::watch::GOOD).await.is_ok() {
-                readiness.done(admin::readiness::MESH);
+                readiness.done(Part::Mesh);
             }
         });
     }

@@ -2,7 +2,7 @@
 
 use std::{env, path::PathBuf};
 
-use isthmus_wire::{CniStatus, SOCKET_NAME};
+use isthmus_wire::{CniStatus, NAMESPACES_NAME, SOCKET_NAME};
 use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
@@ -40,6 +40,7 @@ fn asked(config: &NodeConfig) -> Option<Install> {
         primary: cni.primary.clone(),
         plugin: Plugin {
             agent_socket: config.run_dir.join(SOCKET_NAME),
+            namespaces_file: config.state_dir.join(NAMESPACES_NAME),
             when_agent_is_away: cni.when_away,
             exclude_namespaces: config.exclude_namespaces.iter().cloned().collect(),
             own_pods: Plugin::daemon_set_of(own.namespace.as_deref(), own.name.as_deref()),

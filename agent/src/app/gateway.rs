@@ -16,7 +16,7 @@ use super::{
     open_certificates, raise_descriptor_limit, start_log, start_telemetry,
 };
 use crate::{
-    admin::readiness,
+    admin::Part,
     config::GatewayConfig,
     config_dump,
     drain::drain,
@@ -63,7 +63,7 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
         listen,
     } = config;
     let telemetry = start_telemetry(log, &common, "")?;
-    let pending = [readiness::MESH, readiness::PROXY];
+    let pending = [Part::Mesh, Part::Proxy];
     let admin = AdminPorts::open(common.ports, log, &telemetry, &pending).await?;
     let source = MeshSource::follow(&common, "", &telemetry).await?;
     admin.done_with_mesh(&source);
@@ -108,11 +108,11 @@ async fn serve(config: GatewayConfig, log: &LogHandle) -> Result<ExitCode, Start
         ..NodeState::default()
     });
     let mut serving = tokio::spawn(gateway.serve(listener, signal));
-    admin.done(readiness::PROXY);
+    admin.done(Part::Proxy);
     tracing::info!(%listen, network = common.network, "ready");
     start_code::let_go_soon();
     ends.next().await;
-    admin.readiness.pend(readiness::DRAIN);
+    admin.readiness.pend(Part::Drain);
     tracing::info!(deadline = ?common.drain_deadline, "draining");
     trigger.start(common.drain_deadline);
     tokio::select! {

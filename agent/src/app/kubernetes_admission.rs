@@ -39,10 +39,10 @@ impl Admission for ByKubernetes {
 }
 
 /// Keeps the file by which the plugin decides while no agent answers.
-pub(super) async fn keep_namespaces(kubernetes: Kubernetes, run_dir: PathBuf) {
+pub(super) async fn keep_namespaces(kubernetes: Kubernetes, state_dir: PathBuf) {
     kubernetes
         .follow_modes(|modes| {
-            if let Err(error) = namespaces::write(&run_dir, modes) {
+            if let Err(error) = namespaces::write(&state_dir, modes) {
                 tracing::warn!(error = chain(&error), "the CNI plugin decides by what it knew before");
             }
         })

@@ -25,14 +25,16 @@ use tokio::{
 use super::{
     StartError,
     admin_ports::{AdminPorts, failures},
-    cni_plugin, dump, failed,
+    awaited::{self, Awaited},
+    cni_plugin::{self, Installed},
+    dump, failed,
     kept_certificates::Kept,
     kubernetes_admission::{ByKubernetes, keep_namespaces},
     mesh_source::MeshSource,
     open_certificates, raise_descriptor_limit, start_log, start_telemetry,
 };
 use crate::{
-    admin::readiness,
+    admin::{Part, Readiness},
     config::NodeConfig,
     config_dump,
     control::{
@@ -40,7 +42,7 @@ use crate::{
         additions::Additions,
         admission::{Admission, Everybody},
     },
-    identity::istiod_ca::Asks,
+    identity::{Certificates, istiod_ca::Asks},
     kubernetes::{Kubernetes, Way},
     parent::{handover, keeper::Keeper},
     pods::{
@@ -105,8 +107,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     // Before a successor can ask for anything.
     let mut handed_over = signal(SignalKind::user_defined2()).map_err(failed("listening for SIGUSR2"))?;
     let telemetry = start_telemetry(log, &config.common, &config.node)?;
-    let pending = [readiness::MESH, readiness::PROXY, readiness::PODS];
-    let admin = AdminPorts::open(config.common.ports, log, &telemetry, &pending).await?;
+    let admin = AdminPorts::open(config.common.ports, log, &telemetry, &awaited::parts(&config)).await?;
     let (keeper, mut held) =
         Keeper::greet().map_err(failed("talking to the parent process; `isthmus run` starts workers"))?;
     prepare_run_directory(&config.run_dir)?;
@@ -119,7 +120,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     ))?;
     let pins = Pins::new(&config.bpffs, &config.node, objects::generation());
     let (node, programs) = redirect(&config, &pins, &node_netns).await?;
-    admin.done(readiness::PROXY);
+    admin.done(Part::Proxy);
     let way = way_to_kubernetes(&config).await?;
 
     if before.restarts == 0 && handover::is_somebody_there(&config.run_dir) {
@@ -196,16 +197,24 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     admin.told_by(&desk);
     admin.dump(dumped, Some(pods.clone()));
     admin.count_pods(pods.clone(), before.restarts);
-    admin.done(readiness::PODS);
+    admin.done(Part::Pods);
     let admission: Arc<dyn Admission> = match &kubernetes {
         Some(kubernetes) => Arc::new(ByKubernetes(kubernetes.clone())),
         None => Arc::new(Everybody),
     };
     let namespaces_kept = kubernetes
         .clone()
-        .map(|kubernetes| tokio::spawn(keep_namespaces(kubernetes, config.run_dir.clone())));
+        .map(|kubernetes| tokio::spawn(keep_namespaces(kubernetes, config.state_dir.clone())));
+    let awaited = follow_parts(
+        &config,
+        &admin.readiness,
+        &certificates,
+        kubernetes.as_ref(),
+        plugin.as_ref(),
+    );
     let additions = Additions::new(pods.clone(), certificates, admission);
     let control = tokio::spawn(control::serve(control, additions, desk));
+    admin.done(Part::Control);
     // Before anybody is told to go ahead: from here on SIGTERM drains.
     let mut terminated = signal(SignalKind::terminate()).map_err(failed("listening for SIGTERM"))?;
     // A terminal sends SIGINT to the parent too, which passes on what it means.
@@ -226,8 +235,8 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     };
     tokio::select! {
         _ = terminated.recv() => {
-            admin.readiness.pend(readiness::DRAIN);
-            drop(plugin);
+            admin.readiness.pend(Part::Drain);
+            drop((plugin, awaited));
             tracing::info!(?deadline, "draining; pods stay guarded");
             attend_to_nobody();
             pods.drain(deadline).await;
@@ -235,8 +244,8 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
             source.end().await;
         }
         _ = handed_over.recv() => {
-            admin.readiness.pend(readiness::DRAIN);
-            drop(plugin);
+            admin.readiness.pend(Part::Drain);
+            drop((plugin, awaited));
             tracing::info!(?deadline, "draining; a successor serves the pods");
             attend_to_nobody();
             let quiet = || {
@@ -249,6 +258,31 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     }
     tracing::info!("drained");
     Ok(())
+}
+
+/// What may take long, or never be reached, and must not hold up the start.
+fn follow_parts(
+    config: &NodeConfig,
+    readiness: &Readiness,
+    certificates: &Certificates,
+    kubernetes: Option<&Kubernetes>,
+    plugin: Option<&Installed>,
+) -> Awaited {
+    let mut awaited = Awaited::default();
+    let given = awaited::certificates(readiness.clone(), config.common.clone(), certificates.clone());
+    awaited.follow(given);
+    if let Some(kubernetes) = kubernetes {
+        awaited.follow(awaited::enrolment(readiness.clone(), kubernetes.standing()));
+    }
+    if let Some(plugin) = plugin {
+        awaited.follow(awaited::plugin(readiness.clone(), plugin.status.clone()));
+    }
+    let taint = config
+        .kubernetes
+        .as_ref()
+        .and_then(|settings| settings.startup_taint.clone());
+    awaited.follow(awaited::reached(readiness.clone(), kubernetes.cloned().zip(taint)));
+    awaited
 }
 
 /// Before anything is taken over: an agent that cannot enrol must not succeed one that can.

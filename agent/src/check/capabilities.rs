@@ -4,17 +4,18 @@ use std::fs;
 
 use super::report::{Check, Finding};
 
-/// linux/capability.h: number, name, and what the agent does with it.
-const NEEDED: [(u32, &str, &str); 5] = [
-    (39, "CAP_BPF", "load programs, create maps and links"),
-    (38, "CAP_PERFMON", "load programs that follow pointers of the kernel"),
+/// linux/capability.h: number, name, and what the agent does with it. `CAP_SYS_ADMIN` holds `CAP_BPF` and `CAP_PERFMON`.
+const NEEDED: [(u32, &str, &str); 2] = [
     (
         12,
         "CAP_NET_ADMIN",
         "attach programs, set rules, routes, marks and transparent sockets",
     ),
-    (13, "CAP_NET_RAW", "bind sockets to a device"),
-    (21, "CAP_SYS_ADMIN", "enter network namespaces of pods"),
+    (
+        21,
+        "CAP_SYS_ADMIN",
+        "enter network namespaces of pods, load programs, create maps and links",
+    ),
 ];
 
 /// Those without which some nodes work and others do not.
@@ -92,7 +93,7 @@ mod tests {
             assert_eq!(finding.level, Level::Warning);
             assert_eq!(finding.found, format!("missing: {name}"));
         }
-        assert!(judge(0).found.contains("CAP_BPF, CAP_PERFMON"));
+        assert!(judge(0).found.contains("CAP_NET_ADMIN, CAP_SYS_ADMIN"));
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub struct CleanupArgs {
     /// The agent's run directory.
     #[arg(long, env = "ISTHMUS_RUN_DIR", default_value = "/run/isthmus")]
     pub run_dir: PathBuf,
+    /// The agent's state directory; the run directory when not given.
+    #[arg(long, env = "ISTHMUS_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
     /// Where the agent pins, on a BPF file system.
     #[arg(long, env = "ISTHMUS_BPFFS", default_value = "/sys/fs/bpf/isthmus")]
     pub bpffs: PathBuf,

@@ -7,6 +7,7 @@ fn arguments(node: Option<&str>) -> CleanupArgs {
     CleanupArgs {
         node: node.map(str::to_owned),
         run_dir: "/run/isthmus".into(),
+        state_dir: None,
         bpffs: "/b".into(),
         cgroup: None,
         pods: vec!["/run/netns/asked".into()],

@@ -19,6 +19,8 @@ const NAMELESS: &str = "k8s-pod-network";
 pub struct Plugin {
     /// The agent's socket.
     pub agent_socket: PathBuf,
+    /// The file by which it decides while the agent is away.
+    pub namespaces_file: PathBuf,
     /// What happens while the agent is away, where it is not known otherwise: `fail`, `pass-known`, `pass`.
     pub when_agent_is_away: &'static str,
     /// Namespaces whose pods are never enrolled.
@@ -177,13 +179,14 @@ pub(super) mod tests {
     pub(in crate::cni) fn plugin() -> Plugin {
         Plugin {
             agent_socket: "/run/isthmus/agent.sock".into(),
+            namespaces_file: "/var/lib/isthmus/namespaces.json".into(),
             when_agent_is_away: "fail",
             exclude_namespaces: vec!["kube-system".to_owned()],
             own_pods: vec!["mesh/isthmus-".to_owned()],
         }
     }
 
-    pub(in crate::cni) const ENTRY: &str = r#"{"type":"isthmus-cni","agentSocket":"/run/isthmus/agent.sock","whenAgentIsAway":"fail","excludeNamespaces":["kube-system"],"ownPods":["mesh/isthmus-"]}"#;
+    pub(in crate::cni) const ENTRY: &str = r#"{"type":"isthmus-cni","agentSocket":"/run/isthmus/agent.sock","namespacesFile":"/var/lib/isthmus/namespaces.json","whenAgentIsAway":"fail","excludeNamespaces":["kube-system"],"ownPods":["mesh/isthmus-"]}"#;
 
     /// Odd numbers and spacing, which must survive.
     const CALICO: &str = r#"{"name":"k8s","cniVersion":"0.3.1","plugins":[{"type":"calico", "mtu":1.50, "big":18446744073709551616},{"type":"portmap"}],"disableCheck":true}"#;

@@ -23,7 +23,7 @@ use super::{
     OWN_CONFLIST, PLUGIN, Places,
     conflist::Plugin,
     place::{Rights, place, sync},
-    plan::{Mode, Plan, Seen, Step, Wish, matters, plan},
+    plan::{Mode, Plan, Seen, Step, Wish, is_read, matters, plan},
 };
 
 /// How long a directory must be quiet: files are written in several steps.
@@ -118,6 +118,8 @@ struct Installer {
 struct Pass {
     plan: Plan,
     has_changed: bool,
+    /// Runtimes take the first file in order.
+    first: Option<String>,
 }
 
 impl Installer {
@@ -158,7 +160,9 @@ impl Installer {
             apply(directory, step).map_err(|error| format!("{} cannot be changed: {error}", directory.display()))?;
             pass.has_changed = true;
         }
-        let own = look(directory).unwrap_or_default().into_iter();
+        let there = look(directory).unwrap_or_default();
+        pass.first = there.iter().map(|file| &file.name).find(|name| is_read(name)).cloned();
+        let own = there.into_iter();
         let own = own
             .filter(|file| file.name == OWN_CONFLIST)
             .find_map(|file| file.text.ok());
@@ -186,6 +190,7 @@ impl Installer {
                 .configuration
                 .as_ref()
                 .map(|name| places.configurations.join(name)),
+            called: pass.plan.configuration.is_some() && pass.plan.configuration == pass.first,
             primary: pass.plan.primary.clone(),
             trouble: pass.plan.trouble.clone().or(fight),
         }

@@ -1,6 +1,6 @@
 //! The file by which the CNI plugin decides while the agent is away (`isthmus_wire::Namespaces` has its format).
 
-use std::{collections::BTreeMap, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use isthmus_wire::{Mode, NAMESPACES_NAME, Namespaces};
 
@@ -9,7 +9,7 @@ use super::place::{Rights, place};
 /// Why the file is not as it should be.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "writing {NAMESPACES_NAME} in {directory} (is the run directory writable?); the CNI plugin goes by what is there"
+    "writing {NAMESPACES_NAME} in {directory} (is the state directory, --state-dir, writable?); the CNI plugin goes by what is there"
 )]
 pub struct WriteError {
     directory: String,
@@ -17,18 +17,21 @@ pub struct WriteError {
     cause: io::Error,
 }
 
-/// Replaces the file in the run directory, if it says something else.
+/// Replaces the file in the state directory, if it says something else.
 ///
 /// # Errors
 /// When it cannot be written; then the old one is still there, whole.
-pub fn write(run_directory: &Path, modes: BTreeMap<String, Mode>) -> Result<(), WriteError> {
+pub fn write(directory: &Path, modes: BTreeMap<String, Mode>) -> Result<(), WriteError> {
     let text = Namespaces::new(modes).to_text().map_err(io::Error::from);
-    text.and_then(|text| place(run_directory, NAMESPACES_NAME, text.as_bytes(), Rights::own(0o644)))
-        .map(drop)
-        .map_err(|cause| WriteError {
-            directory: run_directory.display().to_string(),
-            cause,
-        })
+    text.and_then(|text| {
+        fs::create_dir_all(directory)?;
+        place(directory, NAMESPACES_NAME, text.as_bytes(), Rights::own(0o644))
+    })
+    .map(drop)
+    .map_err(|cause| WriteError {
+        directory: directory.display().to_string(),
+        cause,
+    })
 }
 
 #[cfg(test)]
@@ -45,7 +48,8 @@ mod tests {
             assert_eq!(Namespaces::read(&path).unwrap().namespaces, modes);
         }
         assert_eq!(folder.names(), [NAMESPACES_NAME]);
-        let error = write(&folder.0.join("absent"), BTreeMap::new()).unwrap_err();
-        assert!(error.to_string().contains("run directory"), "{error}");
+        write(&folder.0.join("absent"), BTreeMap::new()).unwrap();
+        let error = write(&path, BTreeMap::new()).unwrap_err();
+        assert!(error.to_string().contains("--state-dir"), "{error}");
     }
 }

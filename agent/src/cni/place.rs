@@ -63,7 +63,11 @@ fn write(path: &Path, bytes: &[u8], rights: Rights) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     if let Some((user, group)) = rights.owner {
-        fchown(&file, Some(user), Some(group))?;
+        match fchown(&file, Some(user), Some(group)) {
+            // The agent may be without CAP_CHOWN. It is root's then, as who reads it is.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            changed => changed?,
+        }
     }
     // After the owner, whose change takes set-user-id bits away.
     file.set_permissions(Permissions::from_mode(rights.mode))?;

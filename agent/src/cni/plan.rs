@@ -69,7 +69,7 @@ pub(super) struct Wish<'a> {
 const REPLACED: &str = ".isthmus-replaced";
 
 /// Whether container runtimes read a file of this name.
-fn is_read(name: &str) -> bool {
+pub(super) fn is_read(name: &str) -> bool {
     [".conf", ".conflist", ".json"].iter().any(|end| name.ends_with(end))
 }
 

@@ -13,6 +13,15 @@ pub(super) fn read(reader: &mut Reader, own: &OwnPod, excluded: &BTreeSet<String
     let enablement = reader.parsed("enablement-selector", |text| {
         Ok((Enablement::parse(text)?, text.into()))
     });
+    let startup_taint = reader
+        .parsed("startup-taint", |text| match text {
+            "" => Ok((None, "".into())),
+            text if is_taint_key(text) => Ok((Some(text.to_owned()), text.into())),
+            _ => Err(format!(
+                "{text:?} is no key of a taint: as example.com/not-ready, without value and effect"
+            )),
+        })
+        .flatten();
     let settings = Settings {
         kubeconfig,
         rules: Rules {
@@ -22,6 +31,7 @@ pub(super) fn read(reader: &mut Reader, own: &OwnPod, excluded: &BTreeSet<String
             enablement: enablement.unwrap_or_default(),
         },
         proc: reader.path("proc"),
+        startup_taint,
     };
     is_on.then_some(settings)
 }
@@ -44,6 +54,20 @@ fn namespaces(reader: &mut Reader, flag: &'static str) -> BTreeSet<String> {
         }
     });
     parsed.unwrap_or_default()
+}
+
+/// A qualified name, as Kubernetes asks it of keys.
+fn is_taint_key(text: &str) -> bool {
+    let (prefix, name) = text
+        .split_once('/')
+        .map_or((None, text), |(prefix, name)| (Some(prefix), name));
+    let is_end = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let is_name = |name: &str, most: usize| {
+        let bytes = name.as_bytes();
+        name.len() <= most && bytes.iter().copied().all(inner) && is_end(bytes.first()) && is_end(bytes.last())
+    };
+    is_name(name, 63) && prefix.is_none_or(|prefix| is_name(prefix, 253))
 }
 
 /// RFC 1123 §2.1 as Kubernetes asks it of namespaces.

@@ -209,6 +209,22 @@ fn every_setting_can_be_given_both_ways_and_is_printed_with_its_place() {
 }
 
 #[test]
+fn a_startup_taint_is_told_by_its_key_alone() {
+    let taint = |text: &str| {
+        let read = run("--kubernetes", &[("ISTHMUS_STARTUP_TAINT", text)]);
+        read.map(|config| config.kubernetes.and_then(|settings| settings.startup_taint))
+    };
+    assert_eq!(taint("").unwrap(), None);
+    for key in ["cni.istio.io/not-ready", "not-ready", "example.com/A_b.c"] {
+        assert_eq!(taint(key).unwrap().as_deref(), Some(key));
+    }
+    let long = "x".repeat(64);
+    for wrong in ["a=b", "a:NoSchedule", "a/b/c", "/a", "a/", "-a", "a b", long.as_str()] {
+        assert!(taint(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn what_is_printed_covers_every_setting() {
     let all = |verb| {
         settings_of(verb)

@@ -221,6 +221,8 @@ pub const VARIABLES: &[Variable] = &[
     row("ISTHMUS_MESH_SNAPSHOT", Sets("mesh-snapshot")),
     row("ISTHMUS_EMBEDDED_CA", Sets("embedded-ca")),
     row("ISTHMUS_RUN_DIR", Sets("run-dir")),
+    row("ISTHMUS_STATE_DIR", Sets("state-dir")),
+    row("ISTHMUS_STARTUP_TAINT", Sets("startup-taint")),
     row("ISTHMUS_BPFFS", Sets("bpffs")),
     row("ISTHMUS_CGROUP", Sets("cgroup")),
     row("ISTHMUS_NODE_NETNS", Sets("node-netns")),

@@ -1,4 +1,4 @@
-//! What is asked of the API server besides watching: one pod, one annotation, one event.
+//! What is asked of the API server besides watching: one pod, one annotation, our own node, one event.
 
 use std::{path::Path, time::Duration};
 
@@ -9,11 +9,11 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
     core::{PartialObjectMeta, Status},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
-use super::{annotations::REDIRECTION, object::PodObject, pod::Pod};
+use super::{annotations::REDIRECTION, object::PodObject, pod::Pod, taint::NodeObject};
 
 /// Longest call but watches.
 const CALL: Duration = Duration::from_secs(10);
@@ -69,8 +69,8 @@ pub(super) enum CallError {
     /// There is no such object.
     #[error("the API server knows nothing of that name")]
     Absent,
-    /// It is another object of the same name by now.
-    #[error("it is another object of the same name by now")]
+    /// It is another object of the same name by now, or not as it was read.
+    #[error("it is another object of the same name by now, or was changed meanwhile")]
     Another,
     /// The server or the way to it.
     #[error("{}", words(.0))]
@@ -84,7 +84,7 @@ impl From<kube::Error> for CallError {
     fn from(error: kube::Error) -> Self {
         match &error {
             kube::Error::Api(status) if status.code == 404 => Self::Absent,
-            kube::Error::Api(status) if status.code == 409 => Self::Another,
+            kube::Error::Api(status) if matches!(status.code, 409 | 422) => Self::Another,
             _ => Self::Api(Box::new(error)),
         }
     }
@@ -168,36 +168,82 @@ impl ApiServer {
         bounded(api.patch_status(&pod.name, &parameters, &patch)).await
     }
 
+    /// Our own node.
+    pub(super) async fn own_node(&self) -> Result<NodeObject, CallError> {
+        let request = http::Request::get(self.own_path()).body(Vec::new());
+        let node: NodeObject = bounded(self.client.request(request.map_err(unspeakable)?)).await?;
+        // A name that is none in a path leads elsewhere.
+        match node.metadata.name.as_deref() == Some(self.node.as_str()) {
+            true => Ok(node),
+            false => Err(CallError::Absent),
+        }
+    }
+
+    /// Changes it by a JSON patch (RFC 6902), whose tests decide whether it is still as it was read.
+    pub(super) async fn patch_own_node(&self, patch: &Value) -> Result<(), CallError> {
+        let request = http::Request::patch(format!("{}?fieldManager={MANAGER}", self.own_path()))
+            .header(http::header::CONTENT_TYPE, "application/json-patch+json")
+            .body(patch.to_string().into_bytes());
+        bounded(self.client.request_text(request.map_err(unspeakable)?))
+            .await
+            .map(drop)
+    }
+
+    fn own_path(&self) -> String {
+        format!("/api/v1/nodes/{}", self.node)
+    }
+
     /// Leaves a warning where `kubectl describe pod` shows it.
     pub(super) async fn warn(&self, pod: &Pod, reason: &str, note: &str) -> Result<(), CallError> {
+        let regarding = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "namespace": pod.namespace,
+            "name": pod.name,
+            "uid": pod.object_uid,
+        });
+        let event = json!({ "type": "Warning", "action": "Enrol", "reason": reason, "regarding": regarding });
+        self.tell((&pod.namespace, &pod.name), event, note).await
+    }
+
+    /// Leaves word of what was done to our own node where `kubectl describe node` shows it.
+    pub(super) async fn note_of_node(&self, uid: &str, reason: &str, note: &str) -> Result<(), CallError> {
+        let regarding = json!({ "apiVersion": "v1", "kind": "Node", "name": self.node, "uid": uid });
+        let event = json!({ "type": "Normal", "action": "Untaint", "reason": reason, "regarding": regarding });
+        self.tell(("default", &self.node), event, note).await
+    }
+
+    /// Writes an event, made whole here, about who has this name.
+    async fn tell(&self, (namespace, name): (&str, &str), mut event: Value, note: &str) -> Result<(), CallError> {
         let end = note.floor_char_boundary(LONGEST_NOTE);
         // The server adds some letters; a name that is as long as names may be leaves no room for them.
-        let stem = pod.name.get(..LONGEST_STEM).unwrap_or(&pod.name);
-        let event = json!({
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": { "generateName": format!("{stem}-"), "namespace": pod.namespace },
-            "eventTime": micro_time(OffsetDateTime::now_utc()),
-            "type": "Warning",
-            "action": "Enrol",
-            "reason": reason,
-            "note": note.get(..end).unwrap_or_default(),
-            "reportingController": "isthmus",
-            "reportingInstance": self.node,
-            "regarding": {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "namespace": pod.namespace,
-                "name": pod.name,
-                "uid": pod.object_uid,
-            },
-        });
-        let request = http::Request::post(format!("/apis/events.k8s.io/v1/namespaces/{}/events", pod.namespace))
+        let stem = name.get(..LONGEST_STEM).unwrap_or(name);
+        let common = [
+            ("apiVersion", json!("events.k8s.io/v1")),
+            ("kind", json!("Event")),
+            (
+                "metadata",
+                json!({ "generateName": format!("{stem}-"), "namespace": namespace }),
+            ),
+            ("eventTime", json!(micro_time(OffsetDateTime::now_utc()))),
+            ("note", json!(note.get(..end).unwrap_or_default())),
+            ("reportingController", json!("isthmus")),
+            ("reportingInstance", json!(self.node)),
+        ];
+        if let Some(fields) = event.as_object_mut() {
+            fields.extend(common.map(|(key, value)| (key.to_owned(), value)));
+        }
+        let request = http::Request::post(format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events"))
             .header(http::header::CONTENT_TYPE, "application/json")
-            .body(event.to_string().into_bytes())
-            .map_err(|error| CallError::Api(Box::new(kube::Error::HttpError(error))))?;
-        bounded(self.client.request_text(request)).await.map(drop)
+            .body(event.to_string().into_bytes());
+        bounded(self.client.request_text(request.map_err(unspeakable)?))
+            .await
+            .map(drop)
     }
+}
+
+fn unspeakable(error: http::Error) -> CallError {
+    CallError::Api(Box::new(kube::Error::HttpError(error)))
 }
 
 /// What an operator needs of an error: what the server says, or where the way to it ends.

@@ -13,7 +13,7 @@ use crate::telemetry::{exposition::Families, metric};
 pub(super) struct Counters {
     happened: [AtomicU64; 3],
     watch_failures: [AtomicU64; 2],
-    actions: [[AtomicU64; 2]; 3],
+    actions: [[AtomicU64; 2]; 4],
 }
 
 /// What became of an object.
@@ -24,17 +24,18 @@ pub(super) enum Happened {
     Delete,
 }
 
-/// What was done to a pod.
+/// What was done to a pod, or to the node.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Done {
     Enrol,
     Release,
     Annotate,
+    Untaint,
 }
 
 const HAPPENED: [&str; 3] = ["add", "update", "delete"];
 const WATCHED: [&str; 2] = ["pods", "namespaces"];
-const ACTIONS: [&str; 3] = ["enrol", "release", "annotate"];
+const ACTIONS: [&str; 4] = ["enrol", "release", "annotate", "untaint"];
 const RESULTS: [&str; 2] = ["done", "failed"];
 
 impl Counters {

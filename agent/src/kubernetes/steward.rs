@@ -1,7 +1,7 @@
 //! The task that makes pods what they should be: looks, decides, acts, and looks again.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -19,6 +19,7 @@ use super::{
     counters::{Counters, Done},
     course::PodCourse,
     eligibility::{Intent, Terms},
+    first_pods::{FirstPods, Standing, is_settled},
     pod::Pod,
     processes::{Found, NotFound, Processes},
     reconcile::{Action, Holding, next},
@@ -51,12 +52,15 @@ pub(super) struct Steward {
     pub(super) nudge: Arc<Notify>,
     /// Who is told of trouble.
     pub(super) told: watch::Sender<Vec<PodTrouble>>,
+    /// Who is told how far the first pods have come.
+    pub(super) stands: watch::Sender<Standing>,
 }
 
 /// What is remembered between looks.
 #[derive(Default)]
 struct Memory {
     courses: HashMap<String, PodCourse>,
+    first: FirstPods,
     writing: JoinSet<Wrote>,
     events: Events,
 }
@@ -126,7 +130,29 @@ impl Steward {
             }
         }
         self.tell(memory, &intents);
-        memory.courses.values().filter_map(PodCourse::due).min()
+        self.tell_standing(memory, &intents, &held);
+        let dues = memory.courses.values().filter_map(PodCourse::due);
+        dues.chain(memory.first.due()).min()
+    }
+
+    fn tell_standing(&self, memory: &mut Memory, intents: &[(Pod, Intent)], held: &BTreeMap<String, PodStatus>) {
+        let now = Instant::now();
+        let unsettled = intents.iter().filter(|(pod, intent)| {
+            let course = memory.courses.get(&pod.object_uid);
+            let course = course.map(|course| course.enrolling(now)).unwrap_or_default();
+            !is_settled(pod, intent, &Holding::of(held.get(&pod.uid)), course)
+        });
+        let unsettled: BTreeSet<String> = unsettled.map(|(pod, _)| pod.object_uid.clone()).collect();
+        let given_up = memory.first.look(unsettled, now);
+        for (pod, _) in intents.iter().filter(|(pod, _)| given_up.contains(&pod.object_uid)) {
+            tracing::warn!(
+                pod = pod.title(),
+                "a pod that runs is not in the mesh; readiness waits no longer for it, and it is tried on"
+            );
+        }
+        let standing = memory.first.standing();
+        self.stands
+            .send_if_modified(|told| std::mem::replace(told, standing) != standing);
     }
 
     /// Does the next thing about a pod; answers whether there may be one more.

@@ -127,12 +127,15 @@ fn failure(code: u16, reason: &str) -> (u16, Value) {
 
 fn kubernetes(script: &Script, store: &Store) -> Kubernetes {
     let (_, troubles) = watch::channel(Vec::new());
+    let (_, standing) = watch::channel(Standing::default());
     let nobody = || tokio::spawn(async {}).abort_handle();
     Kubernetes {
         api: script.server(),
         store: store.clone(),
         nudge: Arc::default(),
         troubles,
+        standing,
+        counters: Arc::default(),
         tasks: Arc::new([nobody(), nobody(), nobody()]),
     }
 }
@@ -283,4 +286,77 @@ async fn a_task_may_ask() {
     let kubernetes = kubernetes(&Script::default(), &Store::new(Rules::default()));
     let asking = tokio::spawn(async move { kubernetes.admit("a", "demo", "curl").await });
     assert!(asking.await.unwrap().is_err());
+}
+
+const NODE: &str = "/api/v1/nodes/node1";
+const NODE_EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
+const TAINT: &str = "example.com/not-ready";
+
+fn node_object(taints: &[&str]) -> Value {
+    let taints: Vec<_> = taints
+        .iter()
+        .map(|key| json!({ "key": key, "effect": "NoSchedule" }))
+        .collect();
+    json!({
+        "kind": "Node", "apiVersion": "v1", "metadata": { "name": "node1", "uid": "n" }, "spec": { "taints": taints },
+    })
+}
+
+fn methods(script: &Script) -> Vec<String> {
+    let asked = script.asked(NODE).into_iter();
+    asked.map(|asked| asked.split(' ').next().unwrap().to_owned()).collect()
+}
+
+/// A writer in between, a server that is away, and one that forbids it: it is read again each time.
+#[tokio::test(start_paused = true)]
+async fn the_startup_taint_is_taken_off_until_it_is_off() {
+    let tainted = (200, node_object(&[TAINT, "other"]));
+    let script = Script::default()
+        .answers(
+            NODE,
+            &[
+                failure(503, "ServiceUnavailable"),
+                tainted.clone(),
+                failure(409, "Conflict"),
+                tainted.clone(),
+                failure(422, "Invalid"),
+                tainted.clone(),
+                failure(403, "Forbidden"),
+                tainted,
+                (200, node_object(&["other"])),
+            ],
+        )
+        .answers(NODE_EVENTS, &[(201, json!({}))]);
+    kubernetes(&script, &Store::new(Rules::default()))
+        .take_taint_off(TAINT)
+        .await;
+    assert_eq!(
+        methods(&script),
+        ["GET", "GET", "PATCH", "GET", "PATCH", "GET", "PATCH", "GET", "PATCH"]
+    );
+    assert_eq!(script.asked(NODE_EVENTS).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_the_startup_taint_is_read_once_and_not_written() {
+    let script = Script::default().answers(NODE, &[(200, node_object(&["other"]))]);
+    kubernetes(&script, &Store::new(Rules::default()))
+        .take_taint_off(TAINT)
+        .await;
+    assert_eq!(methods(&script), ["GET"]);
+}
+
+/// Another writer may have taken it off meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_taint_that_is_gone_when_it_is_read_again_is_off() {
+    let answers = [
+        (200, node_object(&[TAINT])),
+        failure(422, "Invalid"),
+        (200, node_object(&[])),
+    ];
+    let script = Script::default().answers(NODE, &answers);
+    kubernetes(&script, &Store::new(Rules::default()))
+        .take_taint_off(TAINT)
+        .await;
+    assert_eq!(methods(&script), ["GET", "PATCH", "GET"]);
 }

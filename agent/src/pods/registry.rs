@@ -1,6 +1,7 @@
 //! The task that owns every enrolled pod.
 
 mod adoption;
+mod held;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    ask::{Added, Ask, Found, NotAdded, PodConnections, Survey, ending},
+    ask::{Added, Ask, NotAdded, PodConnections, Survey, ending},
     capture,
     enrolled::{Enrolled, State},
     kernel_mesh::KernelMesh,
@@ -187,7 +188,7 @@ impl Registry {
                     reply(answer, ending().into());
                 }
                 Ask::Add(_, answer) => reply(answer, Err(ending())),
-                Ask::Find(uid, netns, answer) => reply(answer, self.find(&uid, &netns)),
+                Ask::Find(uid, netns, answer) => reply(answer, held::find(&self.pods, &uid, &netns)),
                 Ask::HandOver(..) => {}
                 Ask::Drain(_, answer) => reply(answer, ()),
                 ask @ (Ask::Survey(_) | Ask::Connections(_)) => self.answer(ask).await,
@@ -218,7 +219,7 @@ impl Registry {
                 let outcome = self.delete(&uid, &netns);
                 reply(answer, respond(&uid, outcome));
             }
-            Ask::Find(uid, netns, answer) => reply(answer, self.find(&uid, &netns)),
+            Ask::Find(uid, netns, answer) => reply(answer, held::find(&self.pods, &uid, &netns)),
             Ask::Release(uid, answer) => {
                 let outcome = self.release(&uid);
                 reply(answer, respond(&uid, outcome));
@@ -230,18 +231,13 @@ impl Registry {
         }
     }
 
-    fn held(&self, uid: &str) -> Option<&Enrolled> {
-        self.pods.values().find(|pod| pod.record.pod.uid == uid)
-    }
-
     async fn add(&mut self, pod: Enrol) -> Result<Added, NotAdded> {
         let uid = pod.uid.clone();
-        let is_kept = |pod: &&Enrolled| !matches!(pod.state, State::Draining { .. });
-        let before = self.held(&uid).filter(is_kept).map(Enrolled::slot);
+        let before = held::kept_slot(&self.pods, &uid);
         if let Err(error) = self.enrol(pod).await {
             return Err(refused(&uid, &error));
         }
-        let held = self.held(&uid);
+        let held = held::by_uid(&self.pods, &uid);
         Ok(Added {
             is_new: before != held.map(Enrolled::slot),
             identity: held.and_then(Enrolled::identity).cloned(),
@@ -249,21 +245,9 @@ impl Registry {
     }
 
     fn delete(&mut self, uid: &str, netns: &Path) -> Result<(), RegistryError> {
-        match self.held(uid) {
-            Some(held) if is_same(&held.record.pod.netns, netns) => self.release(uid),
-            // A sandbox that is deleted late must not take the pod's new one with it.
-            _ => Ok(()),
-        }
-    }
-
-    fn find(&self, uid: &str, netns: &Path) -> Found {
-        match self.held(uid) {
-            Some(held) if held.state == State::Enrolled && is_same(&held.record.pod.netns, netns) => Found::Enrolled,
-            Some(held) => Found::Otherwise {
-                state: held.state.name(),
-                netns: held.record.pod.netns.clone(),
-            },
-            None => Found::Nothing,
+        match held::is_held_at(&self.pods, uid, netns) {
+            true => self.release(uid),
+            false => Ok(()),
         }
     }
 
@@ -274,21 +258,10 @@ impl Registry {
         if netns.cookie() == self.parts.node_cookie {
             return Err(RegistryError::HostNetwork(path));
         }
-        if let Some(other) = self
-            .pods
-            .values()
-            .find(|other| other.record.cookie == netns.cookie() && other.record.pod.uid != pod.uid)
-        {
-            return Err(RegistryError::Taken {
-                netns: path,
-                other: other.record.pod.uid.clone(),
-            });
+        if let Some(other) = held::other_in(&self.pods, netns.cookie(), &pod.uid) {
+            return Err(RegistryError::Taken { netns: path, other });
         }
-        let known = self
-            .pods
-            .values()
-            .find(|known| known.record.pod.uid == pod.uid)
-            .map(|known| (known.slot(), known.record.cookie));
+        let known = held::by_uid(&self.pods, &pod.uid).map(|known| (known.slot(), known.record.cookie));
         match known {
             Some((slot, cookie)) if cookie == netns.cookie() => self.enrol_again(slot, pod, netns).await,
             Some((slot, _)) => {
@@ -480,15 +453,6 @@ impl Registry {
     }
 }
 
-/// Runtimes say `/var/run` and `/run` for one folder.
-fn is_same(one: &Path, other: &Path) -> bool {
-    let short = |path: &Path| match path.strip_prefix("/var/run") {
-        Ok(rest) => Path::new("/run").join(rest),
-        Err(_) => path.to_owned(),
-    };
-    short(one) == short(other)
-}
-
 fn respond(uid: &str, outcome: Result<(), RegistryError>) -> Response {
     match outcome {
         Ok(()) => Response::Done,
@@ -522,18 +486,4 @@ fn report<E: std::error::Error + 'static>(outcome: Result<(), E>) {
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_names_of_the_run_folder_are_one() {
-        let is = |one, other| is_same(Path::new(one), Path::new(other));
-        assert!(is("/var/run/netns/a", "/run/netns/a"));
-        assert!(is("/proc/7/ns/net", "/proc/7/ns/net"));
-        assert!(!is("/var/run/netns/a", "/run/netns/b"));
-        assert!(!is("/var/runner/a", "/run/ner/a"));
-    }
 }

@@ -108,9 +108,8 @@ fn name(pod: &PodStatus) -> String {
 
 fn not_ready(status: &Status) -> Option<Problem> {
     let pending = status.pending.join(", ");
-    let advice =
-        "the log tells how far it came; `drain` means that it is ending, and that its successor is to take over";
-    (!pending.is_empty()).then(|| problem(format!("the agent is not ready, pending: {pending}"), advice))
+    let advice = "docs/operations.md tells what each of them means; `drain` means that it is ending, and that its successor is to take over";
+    (!pending.is_empty()).then(|| problem(format!("the agent is not ready, waiting for: {pending}"), advice))
 }
 
 fn mesh(status: &Status) -> Option<Problem> {

@@ -76,7 +76,7 @@ fn head(out: &mut String, status: &Status) {
     let ready = if status.pending.is_empty() {
         "yes".to_owned()
     } else {
-        format!("no, pending: {}", status.pending.join(", "))
+        format!("no, waiting for: {}", status.pending.join(", "))
     };
     let [workloads, services, policies] = status.mesh_size;
     let taken = status.mesh_age_seconds.map_or_else(

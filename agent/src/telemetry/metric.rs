@@ -64,7 +64,7 @@ metrics! {
     XDS_BYTES Counter "istio_xds_message_bytes_total" "url" "Bytes of these responses.";
     RECONCILE_EVENTS Counter "nodeagent_reconcile_events_total" "type" "Pods and namespaces that the API server told of, by what became of them.";
     WATCH_FAILURES Counter "isthmus_kubernetes_watch_failures_total" "resource" "Times the API server could not be followed any further.";
-    ENROLMENT_ACTIONS Counter "isthmus_kubernetes_actions_total" "action, result" "What was done to pods because of what the API server told.";
+    ENROLMENT_ACTIONS Counter "isthmus_kubernetes_actions_total" "action, result" "What was done to pods, and to the node's startup taint, because of what the API server told.";
     CONNECTIONS_ENDED Counter "isthmus_connections_ended_total" "reporter, reason" "Connections by the reason of their end (docs/access-log.md).";
     VERDICTS Counter "isthmus_redirection_verdicts_total" "verdict" "What the eBPF programs decided, by name.";
     PLAINTEXT_OPENED Counter "isthmus_plaintext_connections_opened_total" "" "Plaintext connections that pods accepted without the mesh.";

@@ -1,6 +1,6 @@
 //! The file that tells the CNI plugin, while the agent is away, which namespaces are ambient.
 //!
-//! The agent keeps it in its run directory, under [`NAMESPACES_NAME`], and replaces it whole. It is JSON:
+//! The agent keeps it in its state directory, under [`NAMESPACES_NAME`], and replaces it whole. It is JSON:
 //!
 //! ```json
 //! {"version":1,"namespaces":{"kube-system":"excluded","shop":"ambient","tools":"other"}}

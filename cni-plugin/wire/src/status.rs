@@ -107,6 +107,9 @@ pub struct CniStatus {
     pub binary: PathBuf,
     /// The configuration by which the container runtime calls the plugin; none while there is none.
     pub configuration: Option<PathBuf>,
+    /// Whether container runtimes call the plugin: its binary is in place, and that configuration is the first in order.
+    #[serde(default)]
+    pub called: bool,
     /// The primary's configuration it is made from.
     pub primary: Option<String>,
     /// What is wrong, and what to do about it.

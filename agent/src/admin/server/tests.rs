@@ -14,7 +14,7 @@ use crate::admin::{
     local::LocalSite,
     logging::Logging,
     metrics::MetricsSite,
-    readiness::{MESH, PROXY, Readiness, ReadinessSite},
+    readiness::{Part, Readiness, ReadinessSite},
 };
 
 /// More than the kernel takes of a connection whose other end reads nothing.
@@ -76,17 +76,17 @@ fn metrics(text: impl Fn(Format) -> String + Send + Sync + 'static) -> MetricsSi
 #[tokio::test]
 async fn readiness_is_200_or_500_with_what_is_pending() {
     let readiness = Readiness::default();
-    readiness.pend(PROXY);
-    readiness.pend(MESH);
+    readiness.pend(Part::Proxy);
+    readiness.pend(Part::Mesh);
     let (to, _served) = start(ReadinessSite(readiness.clone()), 4).await;
     let (status, text) = ask(to, "GET /healthz/ready").await;
     assert_eq!(status, 500);
     assert!(
-        text.ends_with("\r\n\r\nnot ready, pending: proxy, state manager\n"),
+        text.ends_with("\r\n\r\nnot ready, waiting for: proxy, state manager\n"),
         "{text}"
     );
-    readiness.done(PROXY);
-    readiness.done(MESH);
+    readiness.done(Part::Proxy);
+    readiness.done(Part::Mesh);
     let (status, text) = ask(to, "GET /healthz/ready").await;
     assert_eq!(status, 200);
     assert!(text.ends_with("\r\n\r\nready\n"), "{text}");

@@ -130,6 +130,7 @@ async fn binary_and_list_are_installed_and_follow_the_primary() {
     assert_eq!(status.primary.as_deref(), Some("10-a.conflist"));
     assert_eq!(status.configuration, Some(world.configurations().join(OWN_CONFLIST)));
     assert_eq!(status.trouble, None);
+    assert!(status.called);
     world.has(OWN_CONFLIST, "isthmus-cni").await;
     assert_eq!(
         world.text("10-a.conflist"),
@@ -168,7 +169,7 @@ async fn a_primary_that_breaks_or_vanishes_leaves_what_was_made_of_it() {
         trouble.contains("10-a.conflist cannot be used") && trouble.contains("stays"),
         "{trouble}"
     );
-    assert!(status.configuration.is_some());
+    assert!(status.configuration.is_some() && status.called);
     assert_eq!(world.text(OWN_CONFLIST), made);
 
     // Somebody damages ours while the primary's is broken: what was known is put back.
@@ -280,4 +281,20 @@ fn who_works_against_us_is_told_of() {
     let trouble = |repairs| installer.status(&Pass::default(), repairs).trouble;
     assert_eq!(trouble(A_FIGHT - 1), None);
     assert!(trouble(A_FIGHT).unwrap().contains("cni.exclusive=false"));
+}
+
+/// Whether runtimes call the plugin is what a node's readiness goes by.
+#[tokio::test]
+async fn a_list_that_is_not_the_first_in_order_is_not_called() {
+    let folder = World::prepared("passed by");
+    let mut world = World::start(folder, Mode::Own);
+    world.tells(|status| status.trouble.is_some()).await;
+    assert!(!world.told.borrow().called, "there is nothing to call it by");
+    world.rename_into_place("10-a.conflist", &list("first"));
+    world.tells(|status| status.called).await;
+    world.rename_into_place("00-another.conflist", &list("another"));
+    let status = world.tells(|status| !status.called).await;
+    assert!(status.configuration.is_some() && status.trouble.is_some(), "{status:?}");
+    fs::remove_file(world.configurations().join("00-another.conflist")).unwrap();
+    world.tells(|status| status.called && status.trouble.is_none()).await;
 }

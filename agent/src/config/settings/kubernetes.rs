@@ -69,4 +69,14 @@ pub(super) const KUBERNETES: &[Setting] = &[
             "Where the node's processes are found: the node's own /proc, or where it is mounted. Pods that run already are recognised by it.",
         ),
     ),
+    of(
+        Verb::Run,
+        shared(
+            "startup-taint",
+            "ISTHMUS_STARTUP_TAINT",
+            Text,
+            Unset("none"),
+            "Key of a taint that is taken off the agent's own node once the agent is ready, as cni.istio.io/not-ready.",
+        ),
+    ),
 ];

@@ -171,6 +171,16 @@ pub(super) const PROCESS: &[Setting] = &[
     of(
         Verb::Run,
         shared(
+            "state-dir",
+            "ISTHMUS_STATE_DIR",
+            Path,
+            Unset("--run-dir"),
+            "Directory of what the CNI plugin knows while no agent runs: the mode of each namespace (docs/cni.md). Should survive a reboot.",
+        ),
+    ),
+    of(
+        Verb::Run,
+        shared(
             "bpffs",
             "ISTHMUS_BPFFS",
             Path,

@@ -70,6 +70,10 @@
 - name: CNI_CONF_NAME
   value: {{ . | quote }}
 {{- end }}
+{{- with .Values.startupTaint }}
+- name: ISTHMUS_STARTUP_TAINT
+  value: {{ . | quote }}
+{{- end }}
 - name: ISTHMUS_PROC
   value: /host/proc
 - name: ISTHMUS_NODE_NETNS
