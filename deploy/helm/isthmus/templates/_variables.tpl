@@ -70,6 +70,10 @@
 - name: CNI_CONF_NAME
   value: {{ . | quote }}
 {{- end }}
+{{- if .Values.takeOverIstioCni }}
+- name: ISTHMUS_TAKE_OVER_ISTIO_CNI
+  value: "true"
+{{- end }}
 - name: ISTHMUS_PROC
   value: /host/proc
 - name: ISTHMUS_NODE_NETNS
