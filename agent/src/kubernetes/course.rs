@@ -26,6 +26,8 @@ pub(super) struct PodCourse {
     pub(super) is_writing: bool,
     told: Option<Instant>,
     remarked: bool,
+    /// What was said to be left in the pod.
+    leftover: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -45,6 +47,7 @@ impl PodCourse {
             is_writing: false,
             told: None,
             remarked: false,
+            leftover: None,
         }
     }
 
@@ -67,6 +70,13 @@ impl PodCourse {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// What istio-cni has left in the pod, when it was not said before.
+    pub(super) fn news_of_leftover(&mut self, left: Option<&str>) -> Option<String> {
+        let is_news = left != self.leftover.as_deref();
+        self.leftover = left.map(str::to_owned);
+        self.leftover.clone().filter(|_| is_news)
     }
 
     pub(super) fn enrolling(&self, now: Instant) -> Course {
