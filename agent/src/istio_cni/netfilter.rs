@@ -311,3 +311,66 @@ fn jump(from: &Chain, item: &[u8]) -> Option<Jump> {
         to: attributes(value(rule, RULE_EXPRESSIONS)?).find_map(target)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IPV4: u8 = 2;
+
+    fn base() -> Chain {
+        Chain {
+            table: Table {
+                family: IPV4,
+                name: "nat".to_owned(),
+            },
+            name: "OUTPUT".to_owned(),
+            is_base: true,
+        }
+    }
+
+    /// A rule with one expression of this name.
+    fn rule(name: &str, target: &str) -> Vec<u8> {
+        let verdict = attribute(DATA_VERDICT, &string(VERDICT_CHAIN, target));
+        let data = attribute(EXPRESSION_DATA, &attribute(IMMEDIATE_DATA, &verdict));
+        let expression = attribute(1, &[string(EXPRESSION_NAME, name), data].concat());
+        let attributes = [
+            attribute(RULE_HANDLE, &7u64.to_be_bytes()),
+            attribute(RULE_EXPRESSIONS, &expression),
+        ];
+        [vec![IPV4, 0, 0, 0], attributes.concat()].concat()
+    }
+
+    #[test]
+    fn a_jump_is_told_from_what_only_looks_like_one() {
+        let found = jump(&base(), &rule("immediate", "ISTIO_OUTPUT")).unwrap();
+        assert_eq!((found.handle, found.to.as_str()), (7, "ISTIO_OUTPUT"));
+        assert_eq!(jump(&base(), &rule("meta", "ISTIO_OUTPUT")), None);
+    }
+
+    #[test]
+    fn base_chains_are_those_with_a_hook() {
+        let names = [string(CHAIN_TABLE, "nat"), string(CHAIN_NAME, "OUTPUT")].concat();
+        let item = |more: Vec<u8>| [vec![IPV4, 0, 0, 0], names.clone(), more].concat();
+        assert_eq!(chain(&item(attribute(CHAIN_HOOK, &[0; 8]))), Some(base()));
+        assert!(!chain(&item(Vec::new())).unwrap().is_base);
+        assert_eq!(base().title(), "ip nat OUTPUT");
+    }
+
+    #[test]
+    fn nothing_that_the_kernel_says_can_break_it() {
+        let whole = rule("immediate", "ISTIO_OUTPUT");
+        for cut in 0..whole.len() {
+            jump(&base(), &whole[..cut]);
+            chain(&whole[..cut]);
+            table(&whole[..cut]);
+        }
+        for at in 0..whole.len() {
+            for value in [0, 1, 3, 0x7f, 0xff] {
+                let mut odd = whole.clone();
+                odd[at] = value;
+                jump(&base(), &odd);
+            }
+        }
+    }
+}

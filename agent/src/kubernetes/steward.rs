@@ -126,7 +126,7 @@ impl Steward {
             }
             let left = held.get(&pod.uid).and_then(|held| held.leftover.as_deref());
             let course = memory.courses.get_mut(&pod.object_uid);
-            if let Some(news) = course.and_then(|course| course.news_of_leftover(left)) {
+            if let Some(news) = course.and_then(|course| course.news_of_leftover(Instant::now(), left)) {
                 memory.tell(&self.api, pod, "RulesOfIstioCni", &news);
             }
         }
