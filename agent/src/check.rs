@@ -11,7 +11,6 @@ mod hooks;
 mod kernel;
 mod leftovers;
 mod limits;
-mod netfilter;
 mod node_netns;
 pub mod pins;
 mod pods;
@@ -33,6 +32,10 @@ use report::{Check, Finding, Report};
 use crate::{
     check::{agent::Agent, pods::Pod},
     cli::Output,
+    istio_cni::{
+        files,
+        netfilter::{self, Ruleset},
+    },
     redirect::{Netns, hooks as kernel_hooks, netns, objects, trial::Trial},
 };
 
@@ -61,7 +64,7 @@ async fn look(arguments: &CheckArgs) -> Report {
     let node = Netns::open(&arguments.node_netns);
     let inside = look_into_pods(arguments, &pinned, &programs.names).await;
     let trial = try_out(arguments, &bpffs, &cgroup, capabilities).await;
-    let leftovers = leftovers::Facts::gather(&arguments.host_root);
+    let leftovers = files::Facts::gather(&arguments.host_root);
     let host = look_at_host(node.as_ref().ok());
 
     let mut findings = vec![
@@ -170,6 +173,6 @@ fn look_at_host(node: Option<&Netns>) -> Finding {
     let Some(node) = node else {
         return Finding::skipped(Check::HostRules, "the node's network namespace cannot be entered");
     };
-    let chains = netfilter::chains(node).and_then(|chains| Ok((chains, netfilter::sets(node)?)));
-    leftovers::judge_host(&chains.map_err(|error| error.to_string()))
+    let found = Ruleset::read(node, |_, _| false).and_then(|ruleset| Ok((ruleset, netfilter::sets(node)?)));
+    leftovers::judge_host(&found.map_err(|error| error.to_string()))
 }

@@ -4,6 +4,7 @@
 //! socket. If it is interrupted, pods that were not reached yet stay guarded; a second run goes on from there.
 
 pub mod arguments;
+mod istio_cni;
 mod ledger;
 
 use std::{
@@ -62,9 +63,12 @@ pub fn run(arguments: &CleanupArgs) -> Result<bool, Box<dyn Error>> {
     if !capabilities::suffice(capabilities::effective()) {
         return Err(Powerless.into());
     }
+    if arguments.istio_cni {
+        return istio_cni::run(arguments);
+    }
     let agent = Agent::behind(&arguments.run_dir);
     let facts = Facts::gather(&arguments.bpffs, &arguments.run_dir);
-    let mut ledger = Ledger::new(io::stdout().lock());
+    let mut ledger = Ledger::new(io::stdout().lock(), "Isthmus");
     let closed = facts.closed.clone();
     let scope = Scope::of(arguments, &agent, facts);
     if scope.has_run_directory && agent.runs() {

@@ -9,6 +9,7 @@
 //! | `place` | putting a file in place, whole or not at all |
 //! | `follow` | installing, and following what others do to it |
 //! | `remove` | taking all of it away |
+//! | `others` | taking somebody else's plugin out of the configurations |
 //! | `namespaces` | the file for the plugin |
 //!
 //! Three rules hold everywhere: a configuration that works is never replaced by nothing; files of others are changed only
@@ -18,6 +19,7 @@ mod conflist;
 mod follow;
 mod layout;
 pub mod namespaces;
+mod others;
 mod place;
 mod plan;
 mod remove;
@@ -28,6 +30,7 @@ pub use self::{
     conflist::Plugin,
     follow::{Install, follow},
     layout::{Layout, PLATFORMS},
+    others::remove_others,
     plan::Mode,
     remove::remove,
 };

@@ -21,6 +21,7 @@
 //! | [`proxy`] | connections: outbound, inbound, gateway, pool, relay |
 //! | [`hbone`] | CONNECT over HTTP/2 over mTLS |
 //! | [`tls`] | TLS configurations and the check of a peer's identity |
+//! | [`istio_cni`] | what istio-cni left: finding it, taking it away |
 //! | [`istiod`] | reaching istiod: TLS, roots, token, headers |
 //! | [`xds`] | the mesh as istiod tells it |
 //! | [`dns`] | addresses of host names |
@@ -45,6 +46,7 @@ pub mod drain;
 pub mod file_stamp;
 pub mod hbone;
 pub mod identity;
+pub mod istio_cni;
 pub mod istiod;
 pub mod kubernetes;
 pub mod mesh;

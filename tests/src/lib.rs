@@ -23,6 +23,7 @@ pub mod fleet;
 pub mod forger;
 pub mod gateway;
 pub mod histogram;
+pub mod istio_cni;
 pub mod lab;
 pub mod log;
 pub mod mesh_file;

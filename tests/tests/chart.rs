@@ -190,6 +190,46 @@ fn the_node_is_writable_only_where_it_must_be() -> Result {
     Ok(())
 }
 
+/// What is told by its sockets must be seen, and only where an operator asked for it.
+#[test]
+fn taking_over_from_istio_cni_is_asked_for() -> Result {
+    let plain = agent().render()?;
+    let asked = agent().values("takeOverIstioCni: true\ncniInstall: 'off'").render()?;
+    let seen = |rendered: &chart::Rendered| -> Vec<String> {
+        let daemonset = rendered.object("DaemonSet", "ztunnel");
+        let mounts = list(&container(daemonset)["volumeMounts"]);
+        let paths = mounts.iter().filter_map(|mount| mount["mountPath"].as_str());
+        paths.map(str::to_owned).collect()
+    };
+    let wanted = [
+        "/host/var/run/istio-cni",
+        "/host/var/run/ztunnel",
+        "/host/etc/cni/net.d",
+        "/host/opt/cni/bin",
+    ];
+    let (without, with) = (seen(&plain), seen(&asked));
+    assert!(
+        wanted.iter().all(|path| with.iter().any(|seen| seen == path)),
+        "{with:?}"
+    );
+    assert!(
+        !without
+            .iter()
+            .any(|seen| seen.contains("istio-cni") || seen.contains("run/ztunnel")),
+        "{without:?}"
+    );
+    let told = |rendered: &chart::Rendered| {
+        variable(
+            container(rendered.object("DaemonSet", "ztunnel")),
+            "ISTHMUS_TAKE_OVER_ISTIO_CNI",
+        )
+        .clone()
+    };
+    assert_eq!(told(&asked), "true");
+    assert!(told(&plain).is_null());
+    Ok(())
+}
+
 #[test]
 fn the_agent_is_what_istiod_and_istioctl_look_for() -> Result {
     let rendered = agent().render()?;

@@ -18,8 +18,10 @@ const CARGO_DENY: &str = "0.20.2";
 
 /// Programs that are looked for in `PATH`, and Debian's package of each.
 const BUILD_PROGRAMS: [(&str, &str); 3] = [("cc", "gcc"), ("c++", "g++"), ("make", "make")];
-const LAB_PROGRAMS: [(&str, &str); 4] = [
+const LAB_PROGRAMS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
+    ("ipset", "ipset"),
+    ("iptables-nft-restore", "iptables"),
     ("nft", "nftables"),
     ("curl", "curl"),
     ("python3", "python3"),

@@ -3,11 +3,15 @@
 use std::{env, path::PathBuf};
 
 use isthmus_wire::{CniStatus, NAMESPACES_NAME, SOCKET_NAME};
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+};
 
 use crate::{
     cni::{self, Install, PLUGIN, Places, Plugin},
     config::NodeConfig,
+    istio_cni::{follow::follow, host::node_root},
 };
 
 /// The plugin, looked after until this is dropped: two agents with two versions of it must not undo each other's work.
@@ -29,6 +33,16 @@ pub(super) fn install(config: &NodeConfig) -> Option<Installed> {
     let (told, status) = watch::channel(CniStatus::default());
     let following = tokio::spawn(cni::follow(install, told)).abort_handle();
     Some(Installed { status, following })
+}
+
+/// Removes what istio-cni left on the node, if that is asked for, until the set is dropped.
+pub(super) fn take_over(config: &NodeConfig) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    if config.cni.take_over {
+        let root = config.cni.host_root.clone().unwrap_or_else(node_root);
+        tasks.spawn(follow(root, config.node_netns.clone()));
+    }
+    tasks
 }
 
 fn asked(config: &NodeConfig) -> Option<Install> {

@@ -179,6 +179,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         .zip(config.kubernetes.as_ref())
         .map(|(way, settings)| Kubernetes::start(way, settings, &config.node_netns, pods.clone(), &telemetry));
     let plugin = cni_plugin::install(&config);
+    let taking_over = cni_plugin::take_over(&config);
     let facts = Facts {
         node: config.node.clone(),
         network: network.to_string(),
@@ -236,7 +237,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     tokio::select! {
         _ = terminated.recv() => {
             admin.readiness.pend(Part::Drain);
-            drop((plugin, awaited));
+            drop((plugin, taking_over, awaited));
             tracing::info!(?deadline, "draining; pods stay guarded");
             attend_to_nobody();
             pods.drain(deadline).await;
@@ -245,7 +246,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         }
         _ = handed_over.recv() => {
             admin.readiness.pend(Part::Drain);
-            drop((plugin, awaited));
+            drop((plugin, taking_over, awaited));
             tracing::info!(?deadline, "draining; a successor serves the pods");
             attend_to_nobody();
             let quiet = || {

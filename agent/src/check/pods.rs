@@ -7,11 +7,13 @@ use std::{
 };
 
 use super::{
-    netfilter,
     report::{Check, Finding},
     sysctls,
 };
-use crate::redirect::{Netns, PodRouting, hooks, policy_routing::MarkRule};
+use crate::{
+    istio_cni::{REPLY_MARK, netfilter::Ruleset, plan},
+    redirect::{Netns, PodRouting, hooks, policy_routing::MarkRule},
+};
 
 /// A pod to look into.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +39,8 @@ pub(super) struct Pod {
     pub(super) egress: Vec<(String, u32, String)>,
     /// Rules by mark.
     pub(super) rules: Vec<MarkRule>,
-    /// nftables chains, as `TABLE CHAIN`.
-    pub(super) chains: Vec<String>,
+    /// What nftables holds.
+    pub(super) ruleset: Ruleset,
     /// `net.ipv4.ip_local_port_range`.
     pub(super) ports: Option<(u16, u16)>,
 }
@@ -85,7 +87,7 @@ impl Pod {
             .mark_rules()
             .await
             .map_err(|error| crate::pods::registry::chain(&error))?;
-        self.chains = netfilter::chains(netns).map_err(|error| format!("nftables: {error}"))?;
+        self.ruleset = Ruleset::read(netns, |_, _| false).map_err(|error| format!("nftables: {error}"))?;
         self.ports = netns
             .run(|| fs::read_to_string(Path::new("/proc/sys/net/ipv4/ip_local_port_range")))
             .ok()
@@ -94,9 +96,6 @@ impl Pod {
         Ok(self)
     }
 }
-
-/// istio-cni's mark of replies to its proxy, in the pod (wire-facts §12.5).
-const ISTIO_MARK: (u32, u32) = (0x111, 0xfff);
 
 /// Judges rules of istio-cni in pods.
 pub(super) fn judge_rules(pods: &[Pod]) -> Vec<Finding> {
@@ -114,19 +113,20 @@ fn rules_of(pod: &Pod) -> Option<Finding> {
     if let Some(error) = &pod.closed {
         return Some(Finding::closed(Check::PodRules, format!("pod {}: {error}", pod.name)));
     }
-    let marked = pod.rules.iter().any(|rule| (rule.mark, rule.mask) == ISTIO_MARK);
+    let marked = pod.rules.iter().any(|rule| (rule.mark, rule.mask) == REPLY_MARK);
     let mut found: Vec<String> = marked
         .then(|| "rule fwmark 0x111/0xfff".to_owned())
         .into_iter()
         .collect();
-    found.extend(pod.chains.iter().filter(|chain| netfilter::is_istio(chain)).cloned());
+    found.extend(plan::found(&pod.ruleset));
     (!found.is_empty()).then(|| {
         Finding::bad(
             Check::PodRules,
             format!("pod {}: {}", pod.name, found.join(", ")),
             "istio-cni's rules turn the pod's connections to ports 15001 and 15006, where nobody listens any more: they are \
              refused",
-            "start the pod anew (kubectl delete pod); its namespace and the rules in it go with it",
+            "the agent removes them when it enrols the pod, and `isthmus status` says what it cannot remove; or start the pod anew \
+             (kubectl delete pod)",
         )
     })
 }
@@ -181,6 +181,24 @@ fn hooks_of(pod: &Pod, ours: &BTreeSet<u32>) -> Vec<Finding> {
 mod tests {
     use super::super::report::Level;
     use super::*;
+    use crate::istio_cni::netfilter::{Chain, Table};
+
+    fn ruleset(table: &str, chain: &str) -> Ruleset {
+        let table = Table {
+            family: 2,
+            name: table.to_owned(),
+        };
+        let chain = Chain {
+            table: table.clone(),
+            name: chain.to_owned(),
+            is_base: false,
+        };
+        Ruleset {
+            tables: vec![table],
+            chains: vec![chain],
+            jumps: Vec::new(),
+        }
+    }
 
     fn pod() -> Pod {
         Pod {
@@ -193,7 +211,7 @@ mod tests {
                 table: 0x4953,
                 ours: true,
             }],
-            chains: vec!["filter KUBE-FIREWALL".into()],
+            ruleset: ruleset("filter", "KUBE-FIREWALL"),
             ..Pod::default()
         }
     }
@@ -215,7 +233,7 @@ mod tests {
             ours: false,
         });
         let mut chained = pod();
-        chained.chains.push("nat ISTIO_OUTPUT".into());
+        chained.ruleset = ruleset("nat", "ISTIO_OUTPUT");
         for (pod, says) in [(marked, "fwmark 0x111/0xfff"), (chained, "nat ISTIO_OUTPUT")] {
             let found = judge_rules(&[pod]);
             assert_eq!(found[0].level, Level::Bad);

@@ -39,4 +39,14 @@ pub struct CleanupArgs {
     /// Also while an agent runs: it is asked to let every pod go first, and must be started anew afterwards.
     #[arg(long)]
     pub force: bool,
+    /// Instead of the agent's traces, those that istio-cni and ztunnel left on the node: CNI configuration, plugin, rules for
+    /// probes, sockets. Refused while istio-cni lives. An agent of ours may run, and is left alone.
+    #[arg(long, conflicts_with_all = ["node", "pods", "force"])]
+    pub istio_cni: bool,
+    /// With `--istio-cni`: where the node's file system is seen; `/host` in a container that has `/host/etc`, otherwise `/`.
+    #[arg(long, requires = "istio_cni")]
+    pub host_root: Option<PathBuf>,
+    /// With `--istio-cni`: network namespace of the node.
+    #[arg(long, env = "ISTHMUS_NODE_NETNS", default_value = "/proc/1/ns/net")]
+    pub node_netns: PathBuf,
 }

@@ -10,16 +10,18 @@ use std::{
 /// Prints as it goes and counts.
 pub(super) struct Ledger<W> {
     out: W,
+    whose: &'static str,
     removed: usize,
     failed: usize,
     trouble: Option<io::Error>,
 }
 
 impl<W: Write> Ledger<W> {
-    /// Nothing yet.
-    pub(super) fn new(out: W) -> Self {
+    /// Nothing yet. `whose` traces are looked for.
+    pub(super) fn new(out: W, whose: &'static str) -> Self {
         Self {
             out,
+            whose,
             removed: 0,
             failed: 0,
             trouble: None,
@@ -59,7 +61,10 @@ impl<W: Write> Ledger<W> {
     /// Says the sum. Answers whether nothing is left.
     pub(super) fn close(mut self) -> io::Result<bool> {
         match (self.removed, self.failed) {
-            (0, 0) => self.line(format_args!("nothing to do: no trace of Isthmus was found")),
+            (0, 0) => {
+                let whose = self.whose;
+                self.line(format_args!("nothing to do: no trace of {whose} was found"));
+            }
             (removed, 0) => self.line(format_args!("{removed} things removed, nothing is left")),
             (removed, failed) => self.line(format_args!(
                 "{removed} things removed, {failed} could not be; run it again once what it names is mended"
@@ -85,7 +90,7 @@ mod tests {
 
     fn text(work: impl FnOnce(&mut Ledger<&mut Vec<u8>>)) -> (String, bool) {
         let mut out = Vec::new();
-        let mut ledger = Ledger::new(&mut out);
+        let mut ledger = Ledger::new(&mut out, "Isthmus");
         work(&mut ledger);
         let clean = ledger.close().unwrap();
         (String::from_utf8(out).unwrap(), clean)

@@ -14,6 +14,9 @@ fn arguments(node: Option<&str>) -> CleanupArgs {
         cni_bin_dir: Some("/nonexistent/bin".into()),
         cni_conf_dir: Some("/nonexistent/net.d".into()),
         force: false,
+        istio_cni: false,
+        host_root: None,
+        node_netns: "/proc/self/ns/net".into(),
     }
 }
 
@@ -124,7 +127,7 @@ fn namespaces_come_from_records_from_pins_without_one_and_from_the_asker() {
 #[tokio::test]
 async fn a_namespace_that_is_gone_is_said_and_is_no_failure() {
     let mut out = Vec::new();
-    let mut ledger = Ledger::new(&mut out);
+    let mut ledger = Ledger::new(&mut out, "Isthmus");
     let inside = Inside {
         name: "pod demo/a".into(),
         path: Some("/run/netns/isthmus-is-not-here".into()),

@@ -156,7 +156,17 @@ impl<'a> Configuration<'a> {
     }
 }
 
-fn list<'a>(
+/// The types of a list of plugins; nothing may be without one.
+pub(super) fn types(plugins: &str) -> Result<Vec<String>, ConfigurationError> {
+    let all: Vec<OnlyType> = serde_json::from_str(plugins)?;
+    if all.iter().any(|plugin| plugin.r#type.is_empty()) {
+        return Err(ConfigurationError::NoType);
+    }
+    Ok(all.into_iter().map(|plugin| plugin.r#type).collect())
+}
+
+/// A list of these plugins.
+pub(super) fn list<'a>(
     keys: &BTreeMap<String, &RawValue>,
     plugins: impl Iterator<Item = &'a str>,
 ) -> Result<String, serde_json::Error> {

@@ -16,6 +16,10 @@ pub struct Cni {
     pub primary: Option<String>,
     /// What becomes of pods that are not known to be excluded or ambient while the agent is away.
     pub when_away: &'static str,
+    /// What istio-cni left on the node is removed when it has gone.
+    pub take_over: bool,
+    /// Where the node's file system is seen; `None` when it is to be found.
+    pub host_root: Option<PathBuf>,
 }
 
 impl Cni {
@@ -37,6 +41,8 @@ impl Cni {
             configurations: reader.optional_path("cni-conf-dir"),
             primary,
             when_away: reader.one_of("cni-when-away"),
+            take_over: reader.switch("take-over-istio-cni"),
+            host_root: reader.optional_path("host-root"),
         }
     }
 }

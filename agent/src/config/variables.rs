@@ -218,6 +218,8 @@ pub const VARIABLES: &[Variable] = &[
     row("ISTHMUS_CNI_INSTALL", Sets("cni-install")),
     row("ISTHMUS_CNI_BIN_DIR", Sets("cni-bin-dir")),
     row("ISTHMUS_CNI_WHEN_AWAY", Sets("cni-when-away")),
+    row("ISTHMUS_TAKE_OVER_ISTIO_CNI", Sets("take-over-istio-cni")),
+    row("ISTHMUS_HOST_ROOT", Sets("host-root")),
     row("ISTHMUS_MESH_SNAPSHOT", Sets("mesh-snapshot")),
     row("ISTHMUS_EMBEDDED_CA", Sets("embedded-ca")),
     row("ISTHMUS_RUN_DIR", Sets("run-dir")),
@@ -239,7 +241,6 @@ pub const VARIABLES: &[Variable] = &[
     row("ISTHMUS_STATS_PORT", Sets("stats-port")),
     row("ISTHMUS_READINESS_PORT", Sets("readiness-port")),
     row("OTEL_EXPORTER_OTLP_ENDPOINT", Sets("otlp-endpoint")),
-    row("ISTHMUS_HOST_ROOT", Ignored("only `isthmus check` reads it")),
     row("ISTHMUS_BIN", Ignored("the lab's tests find the agent by it")),
 ];
 

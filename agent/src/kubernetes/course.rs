@@ -26,6 +26,8 @@ pub(super) struct PodCourse {
     pub(super) is_writing: bool,
     told: Option<Instant>,
     remarked: bool,
+    /// What was said to be left in the pod.
+    leftover: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -45,6 +47,7 @@ impl PodCourse {
             is_writing: false,
             told: None,
             remarked: false,
+            leftover: None,
         }
     }
 
@@ -67,6 +70,19 @@ impl PodCourse {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// What istio-cni has left in the pod, when it was not said before and something may be said now.
+    pub(super) fn news_of_leftover(&mut self, now: Instant, left: Option<&str>) -> Option<String> {
+        if left.is_none() {
+            self.leftover = None;
+        }
+        let news = left.filter(|left| self.leftover.as_deref() != Some(left))?;
+        if self.may_tell(now) {
+            self.leftover = Some(news.to_owned());
+            return self.leftover.clone();
+        }
+        None
     }
 
     pub(super) fn enrolling(&self, now: Instant) -> Course {
@@ -174,6 +190,18 @@ mod tests {
         assert!(course.due().unwrap() <= now + WAITS.1, "waits have a longest");
         course.enrolled();
         assert_eq!((course.enrolling(now), course.due()), (Course::Clear, None));
+    }
+
+    #[test]
+    fn what_is_left_in_a_pod_is_said_once_and_not_too_often() {
+        let now = Instant::now();
+        let mut course = PodCourse::new(&LEFT, &[]);
+        assert_eq!(course.news_of_leftover(now, None), None);
+        assert_eq!(course.news_of_leftover(now, Some("a")).as_deref(), Some("a"));
+        assert_eq!(course.news_of_leftover(now + BETWEEN_EVENTS, Some("a")), None);
+        assert_eq!(course.news_of_leftover(now, Some("b")), None, "too soon");
+        let later = now + BETWEEN_EVENTS;
+        assert_eq!(course.news_of_leftover(later, Some("b")).as_deref(), Some("b"));
     }
 
     #[test]

@@ -128,6 +128,11 @@ impl Steward {
                     break;
                 }
             }
+            let left = held.get(&pod.uid).and_then(|held| held.leftover.as_deref());
+            let course = memory.courses.get_mut(&pod.object_uid);
+            if let Some(news) = course.and_then(|course| course.news_of_leftover(Instant::now(), left)) {
+                memory.tell(&self.api, pod, "RulesOfIstioCni", &news);
+            }
         }
         self.tell(memory, &intents);
         self.tell_standing(memory, &intents, &held);

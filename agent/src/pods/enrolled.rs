@@ -1,6 +1,7 @@
 //! One enrolled pod: what stands in its namespace and who serves it.
 
 mod following;
+mod takeover;
 
 use std::{
     net::IpAddr,
@@ -40,6 +41,8 @@ pub struct Enrolled {
     pub state: State,
     /// Why it could not be taken up, when it could not.
     pub trouble: Option<String>,
+    /// What istio-cni left in it and could not be removed yet.
+    leftover: Option<String>,
     addresses: Arc<ArcSwap<Vec<IpAddr>>>,
     flags: u32,
     /// As the kernel was told it. The record tells what is asked for; where the kernel refused, they differ.
@@ -114,6 +117,7 @@ impl Enrolled {
             record,
             state,
             trouble: None,
+            leftover: None,
             addresses: Arc::new(ArcSwap::from_pointee(addresses)),
             flags: FLAG_MTLS_REQUIRED,
             interior: Interior::default(),
@@ -147,7 +151,8 @@ impl Enrolled {
         self.served.as_ref().is_none_or(|served| served.netns.is_at_its_path())
     }
 
-    /// Makes everything stand, in this order: first what takes redirected traffic, then the redirection, last the guard.
+    /// Makes everything stand, in this order: first what takes redirected traffic, then the redirection, then the guard. Last
+    /// goes what istio-cni left.
     /// Whatever stands already is left as it is. `held` are listeners the parent kept.
     pub async fn bring_in(
         &mut self,
@@ -197,6 +202,7 @@ impl Enrolled {
         self.interior = interior;
         self.state = State::Enrolled;
         self.trouble = None;
+        self.take_over().await;
         Ok(())
     }
 
@@ -514,6 +520,7 @@ impl Enrolled {
             name: self.record.pod.name.clone(),
             state: self.state.name().to_owned(),
             trouble: self.trouble.clone(),
+            leftover: self.leftover.clone(),
             netns: self.record.pod.netns.clone(),
             addresses: self.addresses.load().to_vec(),
             identity: identity.as_ref().map(ToString::to_string),

@@ -383,6 +383,11 @@ impl Registry {
         for slot in slots {
             let Some(pod) = self.pods.get(&slot) else { continue };
             match pod.state {
+                State::Enrolled if retry => {
+                    if let Some(pod) = self.pods.get_mut(&slot) {
+                        pod.take_over_again().await;
+                    }
+                }
                 State::Enrolled => {}
                 State::Unserved if retry => self.take_up(slot).await,
                 State::Unserved => {}

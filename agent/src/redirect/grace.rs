@@ -15,13 +15,13 @@ use nix::fcntl::{Flock, FlockArg};
 const SWITCH: &str = "/sys/kernel/rcu_expedited";
 
 /// While this lives, grace periods are short. Agents that share a kernel take turns.
-pub(super) struct Short {
+pub struct Short {
     switch: Option<Flock<File>>,
 }
 
 impl Short {
     /// Sets the switch, unless somebody has set it for good, or it is not to be had: then attaching takes its time.
-    pub(super) fn begin() -> Self {
+    pub fn begin() -> Self {
         match turn_on() {
             Ok(switch) => Self { switch },
             Err(error) => {

@@ -25,6 +25,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::Netns;
 
+mod foreign;
 mod inspection;
 mod loopback;
 

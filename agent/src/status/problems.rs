@@ -82,6 +82,7 @@ pub fn problems(status: &Status) -> Vec<Problem> {
     found.extend(descriptors(status));
     for pod in status.pods.values() {
         found.extend(served(pod));
+        found.extend(leftover(pod));
         found.extend(known(pod, &status.network));
         found.extend(pod.certificate.as_ref().and_then(|held| {
             let whose = format!("pod {}", name(pod));
@@ -188,6 +189,12 @@ fn served(pod: &PodStatus) -> Option<Problem> {
         )),
         _ => None,
     }
+}
+
+fn leftover(pod: &PodStatus) -> Option<Problem> {
+    let why = pod.leftover.as_deref()?;
+    let advice = "nothing of it leaves in clear meanwhile; the agent looks again every 2 s";
+    Some(problem(format!("pod {}: {why}", name(pod)), advice))
 }
 
 fn known(pod: &PodStatus, network: &str) -> Option<Problem> {

@@ -282,6 +282,9 @@ pub struct PodStatus {
     /// Why it is unserved, as far as that was found out.
     #[serde(default)]
     pub trouble: Option<String>,
+    /// What istio-cni left in it, and why that is there still.
+    #[serde(default)]
+    pub leftover: Option<String>,
     /// Path of its network namespace.
     pub netns: PathBuf,
     /// Addresses seen on its links.
@@ -438,6 +441,7 @@ mod tests {
                 ..CertificateStatus::default()
             }),
             verdicts: counts(18),
+            leftover: Some(text(600)),
             ..PodStatus::default()
         };
         let tunnel = Tunnel {

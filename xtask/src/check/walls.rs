@@ -3,7 +3,7 @@
 use super::{Complaint, source::Token};
 
 /// Modules of the agent and what each may import of the others. An entry with `::` opens no more than that item.
-const MAY_IMPORT: [(&str, &[&str]); 28] = [
+const MAY_IMPORT: [(&str, &[&str]); 29] = [
     // It is given closures for everything it tells.
     ("admin", &[]),
     // The composition root knows everybody.
@@ -19,6 +19,7 @@ const MAY_IMPORT: [(&str, &[&str]); 28] = [
             "drain",
             "hbone",
             "identity",
+            "istio_cni",
             "istiod",
             "kubernetes",
             "mesh",
@@ -35,13 +36,14 @@ const MAY_IMPORT: [(&str, &[&str]); 28] = [
         ],
     ),
     // Looks at everything and changes nothing; what it finds is also what has to go.
-    ("check", &["cli", "pods", "redirect"]),
+    ("check", &["cli", "istio_cni", "pods", "redirect"]),
     (
         "cleanup",
         &[
             "check",
             "cni",
             "config::MESH_SNAPSHOT",
+            "istio_cni",
             "parent::handover",
             "pods",
             "redirect",
@@ -73,6 +75,8 @@ const MAY_IMPORT: [(&str, &[&str]); 28] = [
     // A tunnel carries what it is asked to; it does not know who uses it or why.
     ("hbone", &["identity", "mesh::Authority", "mesh::Workload", "tls"]),
     ("identity", &["istiod", "tls"]),
+    // It looks for names and numbers of others; whether and when is decided elsewhere.
+    ("istio_cni", &["cni", "redirect"]),
     ("istiod", &["file_stamp", "tls"]),
     // It looks into a namespace to know whose it is; what is redirected in it is the registry's.
     ("kubernetes", &["pods", "redirect::Netns", "telemetry"]),
@@ -87,6 +91,7 @@ const MAY_IMPORT: [(&str, &[&str]); 28] = [
             "dns::Names",
             "drain",
             "identity",
+            "istio_cni",
             "mesh",
             "parent::keeper",
             "proxy",

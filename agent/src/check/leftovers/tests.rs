@@ -1,7 +1,13 @@
-use std::os::unix::net::UnixListener;
+use std::{fs, os::unix::net::UnixListener};
+
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 
 use super::super::report::Level;
 use super::*;
+use crate::istio_cni::{
+    files::{BINARIES, CONFIG_DIRECTORIES, SOCKETS},
+    netfilter::{Chain, Table},
+};
 
 struct Root(PathBuf);
 
@@ -81,12 +87,45 @@ fn a_socket_somebody_listens_on_is_bad_and_a_dead_one_is_a_warning() {
 }
 
 #[test]
+fn a_socket_of_packets_is_alive_as_well() {
+    let root = Root::new("packets");
+    let path = root.0.join(SOCKETS[2]);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let ztunnels = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty(), None).unwrap();
+    bind(
+        std::os::fd::AsRawFd::as_raw_fd(&ztunnels),
+        &UnixAddr::new(&path).unwrap(),
+    )
+    .unwrap();
+    listen(&ztunnels, Backlog::new(1).unwrap()).unwrap();
+    assert_eq!(judge_sockets(&Facts::gather(&root.0))[0].level, Level::Bad);
+    drop(ztunnels);
+    assert_eq!(judge_sockets(&Facts::gather(&root.0))[0].level, Level::Warning);
+}
+
+fn ruleset(family: u8, table: &str, chain: &str) -> Ruleset {
+    let table = Table {
+        family,
+        name: table.to_owned(),
+    };
+    Ruleset {
+        chains: vec![Chain {
+            table: table.clone(),
+            name: chain.to_owned(),
+            is_base: false,
+        }],
+        tables: vec![table],
+        jumps: Vec::new(),
+    }
+}
+
+#[test]
 fn rules_on_the_host_are_bad() {
-    let none = Ok((vec!["nat POSTROUTING".to_owned()], vec!["KUBE-CLUSTER-IP".to_owned()]));
+    let none = Ok((ruleset(2, "nat", "POSTROUTING"), vec!["KUBE-CLUSTER-IP".to_owned()]));
     assert_eq!(judge_host(&none).level, Level::Good);
-    let chain = Ok((vec!["nat ISTIO_POSTRT".to_owned()], Vec::new()));
-    let set = Ok((Vec::new(), vec!["istio-inpod-probes-v6".to_owned()]));
-    let table = Ok((vec!["istio-ambient-nat postrouting".to_owned()], Vec::new()));
+    let chain = Ok((ruleset(2, "nat", "ISTIO_POSTRT"), Vec::new()));
+    let set = Ok((Ruleset::default(), vec!["istio-inpod-probes-v6".to_owned()]));
+    let table = Ok((ruleset(1, "istio-ambient-nat", "postrouting"), Vec::new()));
     for (netfilter, says) in [
         (chain, "ISTIO_POSTRT"),
         (set, "ipset istio-inpod-probes-v6"),

@@ -2,7 +2,7 @@ use super::{
     Fallback::{Unset, Value},
     Setting, of, shared,
 };
-use crate::config::kind::Kind::{OneOf, Path, Text};
+use crate::config::kind::Kind::{OneOf, Path, Switch, Text};
 use crate::config::verb::Verb;
 
 /// The CNI plugin on the node (docs/cni.md).
@@ -55,6 +55,26 @@ pub(super) const CNI: &[Setting] = &[
             OneOf(&["fail", "pass-known", "pass"]),
             Value("fail"),
             "What the CNI plugin does while the agent is away with pods of namespaces that are neither excluded nor ambient (docs/cni.md).",
+        ),
+    ),
+    of(
+        Verb::Run,
+        shared(
+            "take-over-istio-cni",
+            "ISTHMUS_TAKE_OVER_ISTIO_CNI",
+            Switch,
+            Value("false"),
+            "Once nobody has listened on istio-cni's socket for 10 s, what it left on the node is removed (docs/install.md).",
+        ),
+    ),
+    of(
+        Verb::Run,
+        shared(
+            "host-root",
+            "ISTHMUS_HOST_ROOT",
+            Path,
+            Unset("/host if there is /host/etc, else /"),
+            "Where the node's file system is seen, for --take-over-istio-cni.",
         ),
     ),
 ];

@@ -54,7 +54,7 @@ impl PodRouting {
     }
 }
 
-fn mark_rule(message: &RuleMessage) -> Option<MarkRule> {
+pub(super) fn mark_rule(message: &RuleMessage) -> Option<MarkRule> {
     let mut rule = MarkRule {
         mark: 0,
         mask: u32::MAX,

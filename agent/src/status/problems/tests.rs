@@ -81,6 +81,14 @@ fn a_healthy_agent_has_none() {
 }
 
 #[test]
+fn what_istio_cni_left_in_a_pod_is_told() {
+    shows(
+        |status| pod(status).leftover = Some("rules that cannot be changed".to_owned()),
+        &["pod demo/client: rules that cannot be changed", "looks again"],
+    );
+}
+
+#[test]
 fn an_agent_that_is_not_ready_tells_what_it_waits_for() {
     shows(
         |status| status.pending = vec!["proxy".to_owned(), "state manager".to_owned()],

@@ -94,12 +94,19 @@ container.apparmor.security.beta.kubernetes.io/{{ .container }}: unconfined
 # Writable: what the plugin goes by while no agent runs, also after a reboot.
 - name: state
   mountPath: {{ .Values.stateDir }}
-{{- if ne .Values.cniInstall "off" }}
+{{- if or (ne .Values.cniInstall "off") .Values.takeOverIstioCni }}
 # Writable: the plugin's binary is placed here, and its configuration below.
 - name: cni-bin
   mountPath: /host/opt/cni/bin
 - name: cni-conf
   mountPath: /host/etc/cni/net.d
+{{- end }}
+{{- if .Values.takeOverIstioCni }}
+# Writable: whether istio-cni is gone is told by its sockets, which are then removed.
+- name: istio-cni-run
+  mountPath: /host/var/run/istio-cni
+- name: ztunnel-run
+  mountPath: /host/var/run/ztunnel
 {{- end }}
 {{- end }}
 
@@ -136,7 +143,7 @@ container.apparmor.security.beta.kubernetes.io/{{ .container }}: unconfined
   hostPath:
     path: {{ .Values.stateDir }}
     type: DirectoryOrCreate
-{{- if ne .Values.cniInstall "off" }}
+{{- if or (ne .Values.cniInstall "off") .Values.takeOverIstioCni }}
 - name: cni-bin
   hostPath:
     path: {{ include "isthmus.cniBinDir" . }}
@@ -144,6 +151,16 @@ container.apparmor.security.beta.kubernetes.io/{{ .container }}: unconfined
 - name: cni-conf
   hostPath:
     path: {{ include "isthmus.cniConfDir" . }}
+    type: DirectoryOrCreate
+{{- end }}
+{{- if .Values.takeOverIstioCni }}
+- name: istio-cni-run
+  hostPath:
+    path: /var/run/istio-cni
+    type: DirectoryOrCreate
+- name: ztunnel-run
+  hostPath:
+    path: /var/run/ztunnel
     type: DirectoryOrCreate
 {{- end }}
 {{- end }}

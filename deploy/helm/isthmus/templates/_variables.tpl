@@ -74,6 +74,10 @@
 - name: ISTHMUS_STARTUP_TAINT
   value: {{ . | quote }}
 {{- end }}
+{{- if .Values.takeOverIstioCni }}
+- name: ISTHMUS_TAKE_OVER_ISTIO_CNI
+  value: "true"
+{{- end }}
 - name: ISTHMUS_PROC
   value: /host/proc
 - name: ISTHMUS_NODE_NETNS
