@@ -163,9 +163,9 @@ pub(crate) fn at_home(helm: &mut Command) {
     }
 }
 
-/// Built by `cargo xtask setup`; `ISTHMUS_HELM` names another one.
+/// Built by `cargo xtask setup`; `LAB_HELM` names another one.
 pub(crate) fn program() -> Result<PathBuf> {
-    if let Some(program) = env::var_os("ISTHMUS_HELM") {
+    if let Some(program) = env::var_os("LAB_HELM") {
         return Ok(program.into());
     }
     let built = Path::new(ROOT).join("target/tools/helm");

@@ -116,7 +116,7 @@ impl Test {
             .args(["test", "--package=isthmus-tests", "--test=cluster", "--"])
             .args(&self.arguments)
             .env(
-                "ISTHMUS_KUBECONFIGS",
+                "LAB_KUBECONFIGS",
                 format!("{}:{}", first?.display(), second?.display()),
             );
         count(tally, "promises of clusters", cargo)

@@ -9,9 +9,9 @@ const BUILT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/control-plan
 
 /// A program or file that `cargo xtask setup` placed.
 ///
-/// `ISTHMUS_CONTROL_PLANE` names another directory that holds them.
+/// `LAB_CONTROL_PLANE` names another directory that holds them.
 pub(crate) fn built(name: &str) -> Result<PathBuf> {
-    let folder = match env::var_os("ISTHMUS_CONTROL_PLANE") {
+    let folder = match env::var_os("LAB_CONTROL_PLANE") {
         Some(folder) => PathBuf::from(folder),
         None => PathBuf::from(BUILT).join(current()?),
     };

@@ -1,7 +1,7 @@
 //! What is promised of clusters with real kubelets, asked by kubectl and helm.
 //!
 //! All checks share one pair of clusters, which takes longer to start than they take; so they are one program and run in
-//! their order. `ISTHMUS_KUBECONFIGS=FIRST:SECOND` names two clusters in which Isthmus is installed already; checks that need
+//! their order. `LAB_KUBECONFIGS=FIRST:SECOND` names two clusters in which Isthmus is installed already; checks that need
 //! power over nodes are left out there and say so.
 
 mod checks;
@@ -29,7 +29,7 @@ pub(crate) struct Member<'a> {
 
 fn main() -> ExitCode {
     let mut runner = Runner::new();
-    let done = sweep::when_interrupted().and_then(|()| match env::var("ISTHMUS_KUBECONFIGS") {
+    let done = sweep::when_interrupted().and_then(|()| match env::var("LAB_KUBECONFIGS") {
         Ok(paths) => given(&mut runner, &paths),
         Err(_) => ours(&mut runner),
     });

@@ -4,19 +4,21 @@ use std::time::{Duration, Instant};
 
 use isthmus_tests::{
     Because as _, Result,
-    fleet::{Kubectl, Site, WORKLOAD, is_ready},
+    fleet::{Kubectl, Machine, Site, WORKLOAD, is_ready},
     within,
 };
 use serde_json::{Value, json};
 
 use crate::{
     Member,
-    checks::{SOON, address, items, rolled_out},
+    checks::{SOON, address, items, pod_address, rolled_out},
     demo::{self, DEMO, PLAIN},
     load,
     runner::Runner,
 };
 
+/// What a node joins with until its agent is ready.
+const TAINT: &str = "isthmus.example/agent-not-ready";
 /// Pods that are started at once.
 const MANY: usize = 200;
 /// So many pods on two cores.
@@ -83,19 +85,43 @@ fn restarts(kubectl: &Kubectl, node: &str) -> Result<u64> {
     Ok(items(&pods).iter().filter_map(of).sum())
 }
 
-/// A node with so few addresses that the next pod gets the last one's.
+/// A node with so few addresses that the next pod gets the last one's, and that joins with a taint which the agent takes off.
 fn reused(kubectl: &Kubectl, site: &Site) -> Result {
-    // One for the agent, one for a pod.
-    let machine = site.add_machine(3)?.addresses(10, 11);
+    let machine = site
+        .add_machine(3)?
+        .addresses(10, 11)
+        .taint(&format!("{TAINT}=true:NoSchedule"));
+    let release = site.agent()?.with(&json!({ "startupTaint": TAINT }));
+    let done = release
+        .install(kubectl)
+        .and_then(|()| given_on(kubectl, site, &machine));
+    // The checks that follow have the nodes and policies that they began with.
+    let off = machine.power_off();
+    kubectl.run(&["delete", "node", machine.name(), "--ignore-not-found"])?;
+    let policy = ["delete", "authorizationpolicy", "only", "--namespace", DEMO];
+    kubectl.run(&[&policy[..], &["--ignore-not-found"]].concat())?;
+    done.and(off)
+}
+
+fn given_on(kubectl: &Kubectl, site: &Site, machine: &Machine) -> Result {
     machine.boot()?;
-    site.until_ready(&machine)?;
+    site.until_ready(machine)?;
     site.agent()?.rolled_out(kubectl)?;
+    kubectl.until(&["node", machine.name()], SOON, |node| {
+        let taints = node.pointer("/spec/taints").map(Value::to_string).unwrap_or_default();
+        (!taints.contains(TAINT)).then_some(())
+    })?;
+    // Of this cluster alone: the other one's policies are its own.
+    let ask = demo::ask(&pod_address(kubectl, "hello")?);
     kubectl.apply(&[
         demo::account("admitted"),
         demo::account("turned-away"),
         only("hello", "admitted"),
     ])?;
-    let ask = demo::ask(&address(kubectl, "hello")?);
+    let words = ["/bin/busybox", "sh", "-c", ask.as_str()];
+    within(SOON, "the policy holds", || {
+        kubectl.exec(DEMO, "deploy/curl", &words).err()
+    })?;
     let mut seen = Vec::new();
     for (name, account, wanted) in [
         ("one", "turned-away", "Failed"),
@@ -112,13 +138,9 @@ fn reused(kubectl: &Kubectl, site: &Site) -> Result {
         seen.push(ip);
         kubectl.run(&["delete", "pod", name, "--namespace", DEMO, "--now"])?;
     }
-    assert!(
-        seen.windows(2).all(|pair| pair.first() == pair.last()),
-        "addresses are given on: {seen:?}"
-    );
-    kubectl.run(&["delete", "authorizationpolicy", "only", "--namespace", DEMO])?;
-    machine.power_off()?;
-    kubectl.run(&["delete", "node", machine.name()]).map(drop)
+    let is_one = seen.windows(2).all(|pair| pair.first() == pair.last());
+    assert!(is_one, "addresses are given on: {seen:?}");
+    Ok(())
 }
 
 /// Whoever is `app` admits this account alone.
@@ -218,7 +240,7 @@ fn many(kubectl: &Kubectl, site: &Site) -> Result {
             setups(&metrics)
         );
     }
-    println!("  the agent's part of ADD: {}", additions(kubectl)?);
+    println!("  the agent's part of ADD: {}", additions(kubectl, site)?);
     let machine = site.machines().first().because("there is a node")?;
     let took = machine.run(&["bash", "-c", include_str!("plugin_took.sh")])?;
     println!("  the plugin's part, one question asked, p50 and p99, µs: {took}");
@@ -238,13 +260,17 @@ fn setups(metrics: &str) -> String {
 }
 
 /// Quantiles of what agents say that their answers took.
-fn additions(kubectl: &Kubectl) -> Result<String> {
-    let text = kubectl.run(&[
-        "logs",
-        "--namespace=istio-system",
-        "--selector=app=ztunnel",
-        "--tail=-1",
-    ])?;
+fn additions(kubectl: &Kubectl, site: &Site) -> Result<String> {
+    let mut text = String::new();
+    for machine in site.machines() {
+        let of_node = format!("--field-selector=spec.nodeName={}", machine.name());
+        let agents = kubectl.get(&["pods", "--namespace=istio-system", "--selector=app=ztunnel", &of_node])?;
+        for agent in items(&agents) {
+            let name = agent.pointer("/metadata/name").and_then(Value::as_str);
+            let name = name.because("a pod has a name")?;
+            text += &kubectl.run(&["logs", "--namespace=istio-system", name, "--tail=-1"])?;
+        }
+    }
     let mut all: Vec<u64> = text
         .lines()
         .filter(|line| line.contains("ADD is answered") && line.contains("many-"))
