@@ -115,10 +115,7 @@ impl Test {
         cargo
             .args(["test", "--package=isthmus-tests", "--test=cluster", "--"])
             .args(&self.arguments)
-            .env(
-                "LAB_KUBECONFIGS",
-                format!("{}:{}", first?.display(), second?.display()),
-            );
+            .env("LAB_KUBECONFIGS", format!("{}:{}", first?.display(), second?.display()));
         count(tally, "promises of clusters", cargo)
     }
 

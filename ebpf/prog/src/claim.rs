@@ -3,8 +3,8 @@
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::sk_lookup, programs::SkLookupContext};
 use aya_log_ebpf::debug;
 use isthmus_abi::{
-    FLAG_INBOUND_RULES, FLAG_MTLS_REQUIRED, GuestInterface, HBONE_PORT, LISTENER_HBONE, LISTENER_OUTBOUND, LISTENERS, LOOPBACK_IFINDEX,
-    PROBE_WINDOW_NS, Rules, Tuple, Verdict,
+    FLAG_INBOUND_RULES, FLAG_MTLS_REQUIRED, GuestInterface, HBONE_PORT, LISTENER_HBONE, LISTENER_OUTBOUND, LISTENERS,
+    LOOPBACK_IFINDEX, PROBE_WINDOW_NS, Rules, Tuple, Verdict,
 };
 use isthmus_ebpf::{
     AF_INET, AF_INET6, TCP, address, capture,

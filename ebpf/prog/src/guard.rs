@@ -11,7 +11,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::{helpers::generated::bpf_sk_storage_get, macros::classifier, programs::TcContext};
 use isthmus_abi::{
-    FLAG_OUTBOUND_RULES, NODE_SLOT, SOCKET_AGENT, SOCKET_LEFT, SOCKET_NOBODY, SOCKET_SLOT_SHIFT, SOCKET_STRANGER, Verdict,
+    FLAG_OUTBOUND_RULES, NODE_SLOT, SOCKET_AGENT, SOCKET_LEFT, SOCKET_NOBODY, SOCKET_SLOT_SHIFT, SOCKET_STRANGER,
+    Verdict,
 };
 use isthmus_ebpf::{
     address, capture,

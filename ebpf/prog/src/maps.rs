@@ -5,8 +5,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use isthmus_abi::{
-    CaptureRule, GuestInterface, LISTENERS, MAX_ADDRESSES, MAX_CAPTURE_RULES, MAX_PROBES, MAX_RANGES, MAX_REROUTED, MAX_SLOTS, MESH_PAGES, MeshPage,
-    Plaintext, Pod, PodAddress, Rules, Tuple, Verdict,
+    CaptureRule, GuestInterface, LISTENERS, MAX_ADDRESSES, MAX_CAPTURE_RULES, MAX_PROBES, MAX_RANGES, MAX_REROUTED,
+    MAX_SLOTS, MESH_PAGES, MeshPage, Plaintext, Pod, PodAddress, Rules, Tuple, Verdict,
 };
 
 /// Netns cookie → pod, while its connects are redirected.
