@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use isthmus_tests::fleet::WORKLOAD;
+use isthmus_tests::{
+    Result,
+    fleet::{Kubectl, WORKLOAD},
+};
 
 /// A namespace whose pods are in the mesh.
 pub(crate) const DEMO: &str = "isthmus-demo";
@@ -23,6 +26,12 @@ pub(crate) fn namespaces() -> [Value; 3] {
             "metadata": { "name": "strict", "namespace": DEMO }, "spec": { "mtls": { "mode": "STRICT" } },
         }),
     ]
+}
+
+/// Takes away everything that checks have made.
+pub(crate) fn remove(kubectl: &Kubectl) -> Result {
+    let words = ["delete", "namespace", DEMO, PLAIN, "--ignore-not-found", "--wait=true"];
+    kubectl.run_patiently(&words).map(drop)
 }
 
 /// A service account in the mesh's namespace.

@@ -57,9 +57,13 @@ fn ours(runner: &mut Runner) -> Result {
 }
 
 fn given(runner: &mut Runner, paths: &str) -> Result {
-    let members = paths.split(':').map(|path| Member {
+    let member = |path: &str| Member {
         kubectl: Kubectl::new(Path::new(path), None),
         site: None,
-    });
-    checks::all(runner, &members.collect::<Vec<_>>())
+    };
+    let members: Vec<_> = paths.split(':').map(member).collect();
+    let done = checks::all(runner, &members);
+    // They are somebody else's, and stay as they were.
+    let cleaned = members.iter().map(|member| demo::remove(&member.kubectl));
+    done.and(cleaned.collect::<Result<()>>())
 }
