@@ -21,6 +21,7 @@ use std::{
     ffi::OsString,
     io,
     os::fd::{AsFd as _, OwnedFd},
+    os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, ExitCode, ExitStatus, Stdio},
     time::{Duration, Instant, SystemTime},
@@ -338,6 +339,7 @@ fn command(
     malloc_is_chosen: bool,
 ) -> Command {
     let mut command = Command::new("/proc/self/exe");
+    command.arg0("isthmus");
     if !malloc_is_chosen {
         command.env(MALLOC.0, MALLOC.1);
     }

@@ -84,6 +84,8 @@ struct Before {
 fn run(config: NodeConfig, before: Before, log: &LogHandle) -> Result<(), StartError> {
     // The parent blocks signals for itself; and a worker without a parent would hold pods nobody restarts.
     SigSet::all().thread_unblock().map_err(failed("unblocking signals"))?;
+    // Started as /proc/self/exe, it would be called `exe` by `ps` and `top`.
+    prctl::set_name(c"isthmus-worker").map_err(failed("naming the process"))?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("asking to end with the parent"))?;
     raise_descriptor_limit();
     netns::remember_home().map_err(failed("opening this process's network namespace"))?;
