@@ -27,7 +27,8 @@ const LAB_PROGRAMS: [(&str, &str); 6] = [
     ("python3", "python3"),
 ];
 
-const NODE_PROGRAMS: [(&str, &str); 3] = [
+const NODE_PROGRAMS: [(&str, &str); 4] = [
+    ("pkill", "procps"),
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("nsenter", "util-linux"),
