@@ -27,7 +27,7 @@ const INPUT_LIMIT_BYTES: u64 = 1 << 20;
 
 /// How long the agent may take to add a pod: longer than it waits for a certificate, well below the runtime's own limit of
 /// minutes.
-const ADD_BOUND: Duration = Duration::from_secs(15);
+const ADD_BOUND: Duration = Duration::from_secs(30);
 /// How long the agent may take for anything else.
 const BOUND: Duration = Duration::from_secs(5);
 

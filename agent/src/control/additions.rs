@@ -21,7 +21,8 @@ use crate::{
     },
 };
 
-/// How long an addition may take. Less than the plugin waits, so that it hears why.
+/// How long it may take to decide on a pod, and then, from when it is redirected, to get its certificate. Both, and the time
+/// that many pods spend in the registry's queue, are less than the plugin waits, so that it hears why.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks for a certificate that could not be had. It does not make the CA be asked more often.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -78,7 +79,7 @@ impl Additions {
             Ok(added) => added,
             Err(refused) => return refused.into(),
         };
-        match self.certified(&added, until).await {
+        match self.certified(&added, Instant::now() + PATIENCE).await {
             Ok(()) => {
                 self.admission.added();
                 Response::Done

@@ -58,6 +58,8 @@ impl Admission for Never {
 struct Registry {
     asked: Arc<Mutex<Vec<String>>>,
     found: Arc<Mutex<Found>>,
+    /// How long an addition waits for its place behind others.
+    queue: Arc<Mutex<Duration>>,
 }
 
 impl Registry {
@@ -69,6 +71,8 @@ impl Registry {
                 match ask {
                     Ask::Add(pod, answer) => {
                         note(format!("add {} {}", pod.uid, pod.netns.display()));
+                        let queue = *registry.queue.lock().unwrap();
+                        sleep(queue).await;
                         answer.send(added.clone()).unwrap();
                     }
                     Ask::Delete(uid, netns, answer) => {
@@ -129,6 +133,14 @@ async fn a_pod_is_added_when_it_stands_and_is_certified() {
     assert_eq!(registry.asked(), ["add u /n1"]);
     let id = SpiffeId::new("cluster.local", "shop", "cart").unwrap();
     assert!(additions.certificates.held(&id).unwrap().certificate.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_waited_behind_many_still_has_time_for_its_certificate() {
+    let (additions, registry) = additions(2, Script::default(), added(true));
+    *registry.queue.lock().unwrap() = PATIENCE + PAUSE;
+    assert_eq!(additions.add(pod("/n1")).await, Response::Done);
+    assert_eq!(registry.asked(), ["add u /n1"]);
 }
 
 #[tokio::test(start_paused = true)]
