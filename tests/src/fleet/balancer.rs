@@ -2,18 +2,16 @@
 //! pod's, and outwards one address for all pods. No network routes to the other.
 
 use std::{
-    io::Write as _,
     net::{IpAddr, Ipv4Addr},
-    process::{Command, Stdio},
     sync::Arc,
     time::Duration,
 };
 
 use serde_json::{Value, json};
 
-use super::kubectl::Kubectl;
+use super::kubectl::{Kubectl, finish};
 use crate::{
-    failure::{Because as _, Failure, Result},
+    failure::{Because as _, Result},
     netns::Netns,
     network::Network,
 };
@@ -79,22 +77,11 @@ impl Balancer {
             each.join(", ")
         );
         let mut nft = self.router.command("nft");
-        nft.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
-        written(nft, &rules)
+        finish(nft.args(["-f", "-"]), &rules).map(drop).because(format!(
+            "telling nft
+{rules}"
+        ))
     }
-}
-
-fn written(mut command: Command, text: &str) -> Result {
-    let mut child = command.spawn().because("starting nft (package nftables)")?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(text.as_bytes()).because("writing to nft")?;
-    }
-    let output = child.wait_with_output().because("waiting for nft")?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(Failure::new(format!("nft: {said} of\n{text}")))
 }
 
 /// Addresses of ready endpoints in a list of EndpointSlices.

@@ -130,8 +130,8 @@ impl Kubectl {
     }
 }
 
-/// Runs it to its end.
-fn finish(command: &mut Command, input: &str) -> Result<String> {
+/// Runs a program to its end, given this on its standard input, and answers what it writes.
+pub(super) fn finish(command: &mut Command, input: &str) -> Result<String> {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
