@@ -52,13 +52,18 @@ pub struct Places {
     pub platform: Option<&'static str>,
 }
 
+/// Where the node's file system is seen: a container expects it under `/host`.
+#[must_use]
+pub fn node_root() -> PathBuf {
+    Path::new(if Path::new("/host/etc").is_dir() { "/host" } else { "/" }).to_owned()
+}
+
 impl Places {
-    /// As told, and where nothing is told, as the node looks like. In a container the node's file system is expected
-    /// under `/host`.
+    /// As told, and where nothing is told, as the node looks like.
     pub fn find(binaries: Option<PathBuf>, configurations: Option<PathBuf>) -> Self {
-        let root = Path::new(if Path::new("/host/etc").is_dir() { "/host" } else { "/" });
+        let root = node_root();
         let exists = |path: &str| root.join(path.trim_start_matches('/')).exists();
-        Self::of(binaries, configurations, root, exists)
+        Self::of(binaries, configurations, &root, exists)
     }
 
     fn of(

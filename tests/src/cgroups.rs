@@ -1,4 +1,4 @@
-//! Cgroups of nodes: one of a node's name in every hierarchy, which the node takes for the root.
+//! Where cgroups are mounted, and those of nodes: one of a node's name in every hierarchy, which the node takes for the root.
 
 use std::{
     fs,
@@ -15,13 +15,13 @@ use crate::{
 const GONE: Duration = Duration::from_secs(10);
 
 /// Where hierarchies are mounted, of both versions (proc_pid_mounts(5)).
-pub(super) fn hierarchies() -> Result<Vec<Hierarchy>> {
+pub(crate) fn hierarchies() -> Result<Vec<Hierarchy>> {
     let mounts = fs::read_to_string("/proc/self/mounts").because("reading /proc/self/mounts")?;
     Ok(mounts.lines().filter_map(Hierarchy::read).collect())
 }
 
 /// Where the hierarchy of version 2 is mounted.
-pub(super) fn second() -> Result<PathBuf> {
+pub(crate) fn second() -> Result<PathBuf> {
     let found = hierarchies()?
         .into_iter()
         .find(|hierarchy| hierarchy.controllers.is_none());
@@ -30,10 +30,10 @@ pub(super) fn second() -> Result<PathBuf> {
 
 /// A mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Hierarchy {
-    pub(super) at: PathBuf,
+pub(crate) struct Hierarchy {
+    pub(crate) at: PathBuf,
     /// Of version 1: what it is mounted with, controllers or a name.
-    pub(super) controllers: Option<String>,
+    pub(crate) controllers: Option<String>,
 }
 
 impl Hierarchy {
@@ -61,7 +61,7 @@ impl Hierarchy {
 
 /// Removes cgroups of a node, or of all nodes of a lab, once their last process has ended: those with this name, and those whose
 /// name goes on with a hyphen.
-pub fn remove(name: &str) -> Result {
+pub(crate) fn remove(name: &str) -> Result {
     let is_meant = |found: &str| {
         found
             .strip_prefix(name)

@@ -2,14 +2,16 @@
 
 use std::{
     env, fs,
-    io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use serde_json::Value;
 
-use crate::failure::{Because as _, Failure, Result};
+use crate::{
+    failure::{Because as _, Failure, Result},
+    process::answer,
+};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -141,18 +143,7 @@ pub fn file(path: &str) -> Result<String> {
 pub fn helm(arguments: &[&str], input: &str) -> Result<String> {
     let mut helm = Command::new(program()?);
     at_home(helm.args(arguments));
-    helm.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = helm.spawn().because("starting helm")?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that reads nothing has ended by itself and says why.
-        let _unread = stdin.write_all(input.as_bytes());
-    }
-    let output = child.wait_with_output().because("waiting for helm")?;
-    if output.status.success() {
-        return String::from_utf8(output.stdout).because("reading what helm prints");
-    }
-    let said = [output.stdout, output.stderr].concat();
-    Err(Failure::new(String::from_utf8_lossy(&said).into_owned()))
+    answer(&mut helm, input)
 }
 
 /// A helm in the work tree that takes nothing of who calls it.

@@ -32,10 +32,11 @@ pub mod t1;
 
 pub use access::Access;
 pub use api::Api;
+pub(crate) use cluster::at_once;
 pub use cluster::{Cluster, SYSTEM};
 pub use east_west::EastWest;
 pub use kubernetes::Pods;
-pub(crate) use kubernetes::node_name;
+pub(crate) use kubernetes::{last_words, node_name};
 pub use pod::ClusterPodBuilder;
 pub use probe::Told;
 pub(crate) use programs::built;

@@ -6,7 +6,6 @@
 //! process ends everything of it ends.
 
 mod balancer;
-mod cgroups;
 mod charts;
 mod controllers;
 mod images;
@@ -14,18 +13,15 @@ mod kubectl;
 mod machine;
 mod site;
 
-use std::thread;
-
-pub use cgroups::remove as remove_cgroups;
-pub use charts::Release;
+pub use charts::{Release, merge};
 pub use images::WORKLOAD;
 pub use kubectl::Kubectl;
 pub use machine::Machine;
 pub use site::{Site, is_ready};
 
 use crate::{
-    control_plane::{Cluster, Pods},
-    failure::{Failure, Result},
+    control_plane::{Cluster, Pods, at_once},
+    failure::Result,
     lab::Lab,
 };
 
@@ -33,7 +29,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Fleet {
     sites: Vec<Site>,
-    lab: Lab,
+    // After all that is in it.
+    _lab: Lab,
 }
 
 impl Fleet {
@@ -44,35 +41,17 @@ impl Fleet {
         let clusters = Cluster::start_for(&lab, &[("cluster1", one), ("cluster2", two)], Pods::Run)?;
         let world = lab.world();
         let wanted: Vec<_> = clusters.iter().zip(nodes).collect();
-        let sites = each(&wanted, |(cluster, nodes)| Site::start(world, cluster, *nodes))?;
-        Ok(Self { sites, lab })
+        let sites = at_once(&wanted, |(cluster, nodes)| Site::start(world, cluster, *nodes))?;
+        Ok(Self { sites, _lab: lab })
     }
 
     /// Installs agents on every node and a gateway in every cluster, as a user would.
     pub fn install(&self) -> Result {
-        each(&self.sites, Site::install).map(drop)
+        at_once(&self.sites, Site::install).map(drop)
     }
 
     /// Both clusters.
     pub fn sites(&self) -> &[Site] {
         &self.sites
     }
-
-    /// The lab they are in.
-    pub fn lab(&self) -> &Lab {
-        &self.lab
-    }
-}
-
-/// Does one thing for each at the same time.
-fn each<T: Sync, U: Send>(all: &[T], action: impl Fn(&T) -> Result<U> + Sync) -> Result<Vec<U>> {
-    thread::scope(|scope| {
-        let running: Vec<_> = all.iter().map(|one| scope.spawn(|| action(one))).collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, Result<U>>| {
-            thread
-                .join()
-                .unwrap_or_else(|_| Err(Failure::new("work on a cluster panicked")))
-        };
-        running.into_iter().map(join).collect()
-    })
 }

@@ -1,12 +1,7 @@
 //! What istio-cni makes in a pod and on its node, made as its own programs make it: with iptables (either kind), with nftables, with
 //! `ip`. Both families, DNS capture included.
 
-use std::{io::Write as _, process::Stdio};
-
-use crate::{
-    failure::{Because as _, Failure, Result},
-    netns::Netns,
-};
+use crate::{failure::Result, netns::Netns};
 
 /// Rules of a pod in IPv4. IPv6 has the same with other addresses.
 const POD: &str = include_str!("istio_cni/pod.rules");
@@ -81,31 +76,11 @@ impl By {
 
 /// Rules as `nft` prints them, without counts.
 pub fn ruleset(netns: &Netns) -> Result<String> {
-    output(netns, "nft", &["-s", "list", "ruleset"], "")
-}
-
-/// Runs a program in a namespace; answers what it prints.
-pub fn output(netns: &Netns, program: &str, arguments: &[&str], input: &str) -> Result<String> {
-    let mut command = netns.command(program);
-    command.args(arguments).stdin(Stdio::piped());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().because(format!("starting {program}"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes())?;
-    }
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(Failure::new(format!(
-            "{program} {}: {said}\nof:\n{input}",
-            arguments.join(" ")
-        )));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    netns.output("nft", &["-s", "list", "ruleset"], "")
 }
 
 fn run(netns: &Netns, program: &str, arguments: &[&str], input: &str) -> Result {
-    output(netns, program, arguments, input).map(drop)
+    netns.output(program, arguments, input).map(drop)
 }
 
 fn restore(pod: &Netns, kind: &str, text: &str) -> Result {

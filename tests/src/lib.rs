@@ -13,6 +13,7 @@
 pub mod agent;
 pub mod authority;
 pub mod capture;
+mod cgroups;
 pub mod chart;
 pub mod cni;
 pub mod control_plane;

@@ -12,7 +12,10 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::failure::{Because as _, Failure, Result};
+use crate::{
+    failure::{Because as _, Failure, Result},
+    process::answer,
+};
 
 /// Where `ip netns` keeps names.
 pub const DIRECTORY: &str = "/run/netns";
@@ -91,6 +94,13 @@ impl Netns {
             .arg("--")
             .arg(program);
         command
+    }
+
+    /// Runs a program inside to its end, given this on its standard input, and answers what it writes.
+    #[track_caller]
+    pub fn output(&self, program: &str, arguments: &[&str], input: &str) -> Result<String> {
+        answer(self.command(program).args(arguments), input)
+            .because(format!("{program} {}, given\n{input}", arguments.join(" ")))
     }
 
     /// Whether a process is in it.

@@ -158,6 +158,33 @@ impl Drop for Process {
     }
 }
 
+/// Runs a program to its end, given this on its standard input, and answers what it writes; what it says when it fails is
+/// the failure.
+#[track_caller]
+pub(crate) fn answer(command: &mut Command, input: &str) -> Result<String> {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .because(format!("starting {}", command.get_program().display()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that reads nothing has ended by itself and says why.
+        let _unread = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(String::from_utf8(output.stdout)?);
+    }
+    let said = [output.stdout, output.stderr].concat();
+    Err(Failure::new(format!(
+        "{}: {}",
+        output.status,
+        String::from_utf8_lossy(&said).trim()
+    )))
+}
+
 impl Ended {
     /// The last line of the output as JSON, when the program succeeded.
     #[track_caller]

@@ -16,6 +16,7 @@ use nix::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    cgroups,
     failure::{Because as _, Result},
     lab::PREFIX,
     netns::{DIRECTORY, ip},
@@ -102,7 +103,7 @@ pub fn lab_called(lab: &str) {
         let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
     bpffs(&Path::new("/sys/fs/bpf").join(lab));
-    if let Err(failure) = crate::fleet::remove_cgroups(lab) {
+    if let Err(failure) = cgroups::remove(lab) {
         eprintln!("lab: {failure}");
     }
     let spaces = fs::read_dir(DIRECTORY).into_iter().flatten().flatten();

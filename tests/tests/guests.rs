@@ -35,6 +35,18 @@ fn targets(scene: &OneNetwork) -> [SocketAddr; 2] {
     [scene.server.at(PORT), scene.server.at6(PORT)]
 }
 
+/// What a guest sends arrives as the pod's own.
+fn is_carried_for(scene: &OneNetwork, guest: &Netns, to: SocketAddr) -> Result {
+    let mark = scene.agents[1].log().mark();
+    let mut stream = connect_from(guest, to, SOON)?;
+    roundtrip(&mut stream, b"from a guest")?;
+    drop(stream);
+    scene.agents[1].wait_access(mark, "inbound", |line| {
+        field(line, "src.identity") == scene.client.identity()
+    })?;
+    Ok(())
+}
+
 #[test]
 fn what_guests_behind_a_named_interface_send_is_the_pods_own_traffic() -> Result {
     let scene = OneNetwork::not_enrolled("guests", &Default::default())?;
@@ -44,13 +56,7 @@ fn what_guests_behind_a_named_interface_send_is_the_pods_own_traffic() -> Result
     scene.client.enrol_with_guests(&["guest0"])?;
     let capture = Capture::start(scene.nodes[0].netns())?;
     for to in targets(&scene) {
-        let mark = scene.agents[1].log().mark();
-        let mut stream = connect_from(&guest, to, SOON)?;
-        roundtrip(&mut stream, b"from a guest")?;
-        drop(stream);
-        scene.agents[1].wait_access(mark, "inbound", |line| {
-            field(line, "src.identity") == scene.client.identity()
-        })?;
+        is_carried_for(&scene, &guest, to)?;
         assert_eq!(capture.syns_to(to.ip(), PORT), [], "in clear to {to}");
     }
     Ok(())
@@ -92,13 +98,7 @@ fn interfaces_are_named_and_no_longer_named_while_the_pod_runs() -> Result {
     for to in targets(&scene) {
         scene.client.enrol_with_guests(&["guest0"])?;
         assert_eq!(rules()?, 2, "one of each family");
-        let mark = scene.agents[1].log().mark();
-        let mut stream = connect_from(&guest, to, SOON)?;
-        roundtrip(&mut stream, b"from a guest")?;
-        drop(stream);
-        scene.agents[1].wait_access(mark, "inbound", |line| {
-            field(line, "src.identity") == scene.client.identity()
-        })?;
+        is_carried_for(&scene, &guest, to)?;
         scene.client.enrol()?;
         assert_eq!(rules()?, 0);
         assert!(connect_from(&guest, to, Duration::from_millis(500)).is_err());

@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, SocketAddr, TcpStream},
-    process::Command,
     time::Duration,
 };
 
@@ -306,13 +305,17 @@ fn an_excluded_destination_rewritten_to_a_captured_one_does_not_get_past_the_gua
         ..Said::default()
     })?;
     leaves(&scene.client, SocketAddr::new(first4, PORT), true)?;
-    nft(
-        &scene.client,
-        "table inet trick { chain out { type nat hook output priority -100; }; }",
+    scene.client.netns().output(
+        "nft",
+        &["table inet trick { chain out { type nat hook output priority -100; }; }"],
+        "",
     )?;
-    nft(
-        &scene.client,
-        &format!("add rule inet trick out ip daddr {first4} dnat ip to {second4}"),
+    scene.client.netns().output(
+        "nft",
+        &[&format!(
+            "add rule inet trick out ip daddr {first4} dnat ip to {second4}"
+        )],
+        "",
     )?;
     let capture = Capture::start(node1.netns())?;
     capture.listen_for(b"fence");
@@ -393,15 +396,4 @@ fn more_than_there_is_room_for_is_refused_and_nothing_changes() -> Result {
     assert_eq!(scene.client.status()?.because("it is enrolled")?.capture, said);
     assert_eq!(kernel_rules(node1)?, 1);
     Ok(())
-}
-
-fn nft(pod: &Pod, command: &str) -> Result {
-    let mut nft: Command = pod.command("nft");
-    let output = nft.arg(command).output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    output
-        .status
-        .success()
-        .then_some(())
-        .because(format!("nft {command}: {said}"))
 }

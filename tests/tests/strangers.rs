@@ -1,9 +1,9 @@
 //! Destinations outside the mesh: left alone in the connect hook, and only they.
 
-use std::{net::SocketAddr, process::Command, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use isthmus_tests::{
-    Agent, Because as _, Capture, Pod, Result, agent::AgentOptions, log::field, roundtrip, scene::OneNetwork, within,
+    Agent, Capture, Pod, Result, agent::AgentOptions, log::field, roundtrip, scene::OneNetwork, within,
 };
 use serde_json::json;
 
@@ -158,7 +158,7 @@ fn a_stranger_rewritten_to_a_mesh_address_does_not_get_past_the_guard() -> Resul
     let capture = Capture::start(node1.netns())?;
     capture.listen_for(b"fence");
     let rules = "table inet trick { chain out { type nat hook output priority -100; }; }";
-    nft(&scene.client, rules)?;
+    scene.client.netns().output("nft", &[rules], "")?;
     for (family, [from, to]) in [
         ("ip", [scene.outside.ip(), scene.server.ip()]),
         ("ip6", [scene.outside.ip6(), scene.server.ip6()]),
@@ -167,9 +167,12 @@ fn a_stranger_rewritten_to_a_mesh_address_does_not_get_past_the_guard() -> Resul
             meets_the_very_socket(&scene, SocketAddr::new(from, PORT), &echo)?,
             "not rewritten yet"
         );
-        nft(
-            &scene.client,
-            &format!("add rule inet trick out {family} daddr {from} dnat {family} to {to}"),
+        scene.client.netns().output(
+            "nft",
+            &[&format!(
+                "add rule inet trick out {family} daddr {from} dnat {family} to {to}"
+            )],
+            "",
         )?;
         let dropped = counted(agent, "guard_dropped_syn")?;
         scene
@@ -185,15 +188,4 @@ fn a_stranger_rewritten_to_a_mesh_address_does_not_get_past_the_guard() -> Resul
         assert_eq!(capture.syns_to(ip, PORT), []);
     }
     Ok(())
-}
-
-fn nft(pod: &Pod, command: &str) -> Result {
-    let mut nft: Command = pod.command("nft");
-    let output = nft.arg(command).output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    output
-        .status
-        .success()
-        .then_some(())
-        .because(format!("nft {command}: {said}"))
 }

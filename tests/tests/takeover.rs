@@ -5,7 +5,7 @@ use std::{io::Write as _, net::SocketAddr, time::Duration};
 use isthmus_tests::{
     Because as _, Capture, Pod, Result,
     agent::AgentOptions,
-    istio_cni::{By, output, ruleset},
+    istio_cni::{By, ruleset},
     log::{field, message},
     roundtrip,
     scene::OneNetwork,
@@ -21,7 +21,7 @@ const ZTUNNEL: &str = include_str!("takeover/ztunnel.py");
 const STRANGERS: &str = include_str!("takeover/strangers.nft");
 
 fn strangers(pod: &Pod) -> Result {
-    output(pod.netns(), "nft", &["-f", "-"], STRANGERS)?;
+    pod.netns().output("nft", &["-f", "-"], STRANGERS)?;
     pod.netns().ip("route add local default dev lo table 7\n\
          rule add fwmark 0x111/0xffffffff priority 100 table 7\n\
          rule add fwmark 0x539/0xfff priority 101 table 7\n")
@@ -114,7 +114,7 @@ fn rules_of_a_sidecar_are_let_be() -> Result {
     let client = &scene.client;
     let sidecar = "*nat\n:OUTPUT ACCEPT [0:0]\n:ISTIO_OUTPUT - [0:0]\n:ISTIO_REDIRECT - [0:0]\n-A OUTPUT -p tcp -j ISTIO_OUTPUT\n\
                    -A ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN\n-A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001\nCOMMIT\n";
-    output(client.netns(), "iptables-nft-restore", &["--noflush"], sidecar)?;
+    client.netns().output("iptables-nft-restore", &["--noflush"], sidecar)?;
     let before = inside(client)?;
     client.enrol()?;
     assert_eq!(without_ours(&inside(client)?), before);
@@ -126,10 +126,9 @@ fn rules_of_a_sidecar_are_let_be() -> Result {
 fn rules_of_iptables_legacy_are_told_with_the_command_that_removes_them() -> Result {
     let scene = OneNetwork::not_enrolled("takeover-legacy", &AgentOptions::default())?;
     let (client, server) = (&scene.client, &scene.server);
-    let saved = |pod: &Pod| output(pod.netns(), "iptables-legacy-save", &[], "");
+    let saved = |pod: &Pod| pod.netns().output("iptables-legacy-save", &[], "");
     By::Legacy.capture(client.netns())?;
-    output(
-        client.netns(),
+    client.netns().output(
         "iptables-legacy",
         &["-A", "OUTPUT", "-t", "nat", "-d", "192.0.2.1", "-j", "ACCEPT"],
         "",
@@ -150,7 +149,7 @@ fn rules_of_iptables_legacy_are_told_with_the_command_that_removes_them() -> Res
     assert!(!in_clear(&capture, client, server)?);
     // What it says to run is what helps.
     let command = told.split("run: ").nth(1).because("a command")?;
-    output(client.node()?.netns(), "sh", &["-c", command], "")?;
+    client.node()?.netns().output("sh", &["-c", command], "")?;
     within(SOON, "the agent sees that they are gone", || {
         leftover(client).ok()?.is_none().then_some(())
     })?;

@@ -11,7 +11,7 @@ use std::{
 use isthmus_tests::{
     Lab, Node, Pod, Result,
     agent::AgentOptions,
-    istio_cni::{By, output, ruleset},
+    istio_cni::{By, ruleset},
     log::message,
     scene::OneNetwork,
     wait::throughout,
@@ -80,7 +80,7 @@ impl Bare {
     fn everything(&self) -> Result<String> {
         let mut text = files(&self.root)?;
         text += &ruleset(self.node.netns())?;
-        text += &output(self.node.netns(), "ipset", &["list", "-name"], "")?;
+        text += &self.node.netns().output("ipset", &["list", "-name"], "")?;
         Ok(text)
     }
 }
@@ -121,14 +121,10 @@ fn files(directory: &Path) -> Result<String> {
 fn strangers(node: &Node) -> Result<String> {
     for six in ["", "6"] {
         let rules = "*nat\n:POSTROUTING ACCEPT [0:0]\n:KUBE - [0:0]\n-A POSTROUTING -j KUBE\n-A KUBE -p tcp --dport 9 -j ACCEPT\nCOMMIT\n";
-        output(
-            node.netns(),
-            &format!("ip{six}tables-nft-restore"),
-            &["--noflush"],
-            rules,
-        )?;
+        node.netns()
+            .output(&format!("ip{six}tables-nft-restore"), &["--noflush"], rules)?;
     }
-    output(node.netns(), "ipset", &["create", "mine", "hash:ip"], "")?;
+    node.netns().output("ipset", &["create", "mine", "hash:ip"], "")?;
     ruleset(node.netns())
 }
 
@@ -163,7 +159,7 @@ fn taken_over(title: &str, by: By) -> Result {
         assert!(text.contains(says), "{says}: {text}");
     }
     assert_eq!(ruleset(bare.node.netns())?, before);
-    assert_eq!(output(bare.node.netns(), "ipset", &["list", "-name"], "")?, "mine\n");
+    assert_eq!(bare.node.netns().output("ipset", &["list", "-name"], "")?, "mine\n");
     let left = files(&bare.root)?;
     assert!(!of_istio_cni(&left), "{left}");
     assert!(
@@ -197,7 +193,7 @@ fn rules_of_iptables_legacy_are_named_with_the_command_that_removes_them() -> Re
     for iptables in ["iptables-legacy", "ip6tables-legacy"] {
         let line = text.lines().find(|line| line.contains(&format!("run {iptables} ")));
         let command = line.and_then(|line| line.split(" run ").nth(1)).unwrap_or_default();
-        output(bare.node.netns(), "sh", &["-ec", command], "")?;
+        bare.node.netns().output("sh", &["-ec", command], "")?;
     }
     let (code, text) = bare.cleanup()?;
     assert_eq!(
@@ -279,9 +275,7 @@ fn state_of(scene: &OneNetwork, pods: &[&Pod], cni: &Path) -> Result<String> {
         text += &netns.ip_output(&["-d", "link", "show", "lo"])?;
         text += &ruleset(netns)?;
         for link in ["lo", "eth0"] {
-            text += &output(
-                netns,
-                "sh",
+            text += &netns.output("sh",
                 &[
                     "-c",
                     &format!(
@@ -291,8 +285,7 @@ fn state_of(scene: &OneNetwork, pods: &[&Pod], cni: &Path) -> Result<String> {
                 "",
             )?;
         }
-        text += &output(
-            netns,
+        text += &netns.output(
             "sh",
             &[
                 "-c",

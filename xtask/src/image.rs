@@ -28,7 +28,7 @@ const PROGRAMS: [(&str, &str); 2] = [
 ];
 
 /// The image of [`pack_workload`].
-const WORKLOAD: &str = "isthmus-test/busybox:1";
+pub(crate) const WORKLOAD: &str = "isthmus-test/busybox:1";
 
 /// Writes the image as an archive that `docker load` and `ctr images import` take: target/image/isthmus-VERSION.tar.
 ///

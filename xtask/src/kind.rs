@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     Failure, Step, Tree, cluster, control_plane, helm,
+    image::WORKLOAD,
     setup::{self, Purpose},
     tree::in_path,
 };
@@ -137,7 +138,7 @@ impl Cluster<'_> {
         self.helm(
             "isthmus",
             &self.tree.path("deploy/helm/isthmus"),
-            &format!("{common}network: {network}\ncleanup: {{pauseImage: isthmus-test/busybox:1}}\n"),
+            &format!("{common}network: {network}\ncleanup: {{pauseImage: {WORKLOAD}}}\n"),
         )?;
         let address = self.address("worker")?;
         self.helm(

@@ -1,12 +1,11 @@
 //! What the agent must have reached before it is ready, besides what its start does in order: each followed to where it is
 //! reached (docs/operations.md, Readiness).
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use isthmus_wire::CniStatus;
 use tokio::{
     sync::watch,
-    task::AbortHandle,
     time::{sleep, timeout},
 };
 
@@ -28,22 +27,6 @@ const PASSED_BY: Duration = Duration::from_secs(60);
 const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Longest answer of the CA.
 const ANSWER: Duration = Duration::from_secs(20);
-
-/// Tasks that follow parts until this is dropped.
-#[derive(Default)]
-pub(super) struct Awaited(Vec<AbortHandle>);
-
-impl Awaited {
-    pub(super) fn follow(&mut self, part: impl Future<Output = ()> + Send + 'static) {
-        self.0.push(tokio::spawn(part).abort_handle());
-    }
-}
-
-impl Drop for Awaited {
-    fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
-}
 
 /// The parts that an agent of this configuration has.
 pub(super) fn parts(config: &NodeConfig) -> Vec<Part> {

@@ -11,7 +11,7 @@ use tokio::{
 use crate::{
     cni::{self, Install, PLUGIN, Places, Plugin},
     config::NodeConfig,
-    istio_cni::{follow::follow, host::node_root},
+    istio_cni::follow::follow,
 };
 
 /// The plugin, looked after until this is dropped: two agents with two versions of it must not undo each other's work.
@@ -39,7 +39,7 @@ pub(super) fn install(config: &NodeConfig) -> Option<Installed> {
 pub(super) fn take_over(config: &NodeConfig) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     if config.cni.take_over {
-        let root = config.cni.host_root.clone().unwrap_or_else(node_root);
+        let root = config.cni.host_root.clone().unwrap_or_else(cni::node_root);
         tasks.spawn(follow(root, config.node_netns.clone()));
     }
     tasks

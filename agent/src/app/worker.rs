@@ -20,12 +20,13 @@ use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::JoinSet,
 };
 
 use super::{
     StartError,
     admin_ports::{AdminPorts, failures},
-    awaited::{self, Awaited},
+    awaited,
     cni_plugin::{self, Installed},
     dump, failed,
     kept_certificates::Kept,
@@ -263,28 +264,28 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
     Ok(())
 }
 
-/// What may take long, or never be reached, and must not hold up the start.
+/// What may take long, or never be reached, and must not hold up the start: followed until the set is dropped.
 fn follow_parts(
     config: &NodeConfig,
     readiness: &Readiness,
     certificates: &Certificates,
     kubernetes: Option<&Kubernetes>,
     plugin: Option<&Installed>,
-) -> Awaited {
-    let mut awaited = Awaited::default();
+) -> JoinSet<()> {
+    let mut awaited = JoinSet::new();
     let given = awaited::certificates(readiness.clone(), config.common.clone(), certificates.clone());
-    awaited.follow(given);
+    awaited.spawn(given);
     if let Some(kubernetes) = kubernetes {
-        awaited.follow(awaited::enrolment(readiness.clone(), kubernetes.standing()));
+        awaited.spawn(awaited::enrolment(readiness.clone(), kubernetes.standing()));
     }
     if let Some(plugin) = plugin {
-        awaited.follow(awaited::plugin(readiness.clone(), plugin.status.clone()));
+        awaited.spawn(awaited::plugin(readiness.clone(), plugin.status.clone()));
     }
     let taint = config
         .kubernetes
         .as_ref()
         .and_then(|settings| settings.startup_taint.clone());
-    awaited.follow(awaited::reached(readiness.clone(), kubernetes.cloned().zip(taint)));
+    awaited.spawn(awaited::reached(readiness.clone(), kubernetes.cloned().zip(taint)));
     awaited
 }
 

@@ -5,13 +5,14 @@ use std::{error::Error, io};
 
 use super::{CleanupArgs, ledger::Ledger};
 use crate::{
+    cni,
     istio_cni::host,
     redirect::{Netns, netns},
 };
 
 /// Removes it and prints each thing. Answers whether nothing is left.
 pub(super) fn run(arguments: &CleanupArgs) -> Result<bool, Box<dyn Error>> {
-    let root = arguments.host_root.clone().unwrap_or_else(host::node_root);
+    let root = arguments.host_root.clone().unwrap_or_else(cni::node_root);
     host::is_gone(&root)?;
     netns::remember_home()?;
     let node = Netns::open(&arguments.node_netns)?;

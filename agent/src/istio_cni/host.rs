@@ -38,12 +38,6 @@ pub enum Lives {
 /// What is removed, and why it is not when it is not.
 pub type Told<'a> = &'a mut dyn FnMut(String, Option<io::Error>);
 
-/// Where the node's file system is seen: a container expects it under `/host`.
-#[must_use]
-pub fn node_root() -> PathBuf {
-    Path::new(if Path::new("/host/etc").is_dir() { "/host" } else { "/" }).to_owned()
-}
-
 /// Has istio-cni gone from the node whose file system is seen below `root`?
 pub fn is_gone(root: &Path) -> Result<(), Lives> {
     // On the node itself what is not there is not there. In a container it may just not be mounted.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use isthmus_abi::{MARK_IN, MARK_OUT};
+use isthmus_abi::{HBONE_PORT, MARK_IN, MARK_OUT};
 use nix::sys::socket::SockProtocol;
 
 use super::{
@@ -29,7 +29,6 @@ const ALL_BUT_TIME_WAIT: u32 = 0xfff & !(1 << 6);
 const HALF_CLOSED: u32 = 1 << 4 | 1 << 8 | 1 << 9 | 1 << 11;
 /// Sockets that are ended in one go; what is left is ended the next time.
 const MOST: usize = 16_384;
-const HBONE_PORT: u16 = 15008;
 
 /// A socket, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]

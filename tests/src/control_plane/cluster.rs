@@ -438,7 +438,7 @@ fn remote_secret(cluster: &str, config: &Value) -> Value {
 }
 
 /// Does one thing for each at the same time.
-fn at_once<T: Sync, U: Send>(each: &[T], action: impl Fn(&T) -> Result<U> + Sync) -> Result<Vec<U>> {
+pub(crate) fn at_once<T: Sync, U: Send>(each: &[T], action: impl Fn(&T) -> Result<U> + Sync) -> Result<Vec<U>> {
     thread::scope(|scope| {
         let running: Vec<_> = each.iter().map(|item| scope.spawn(|| action(item))).collect();
         running

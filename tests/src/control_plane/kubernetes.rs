@@ -280,7 +280,7 @@ fn node_token(node: &str) -> String {
 }
 
 /// The end of a log, for a developer.
-pub(super) fn last_words(log: &Path) -> String {
+pub(crate) fn last_words(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines

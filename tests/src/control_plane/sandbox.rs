@@ -1,12 +1,9 @@
 //! What a kubelet makes of a pod on its node: a cgroup named by the pod's UID, and the process that holds the sandbox.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use crate::{
+    cgroups,
     failure::{Because as _, Result},
     pod::Pod,
     process::Process,
@@ -25,7 +22,7 @@ impl Sandbox {
     /// Starts it as the systemd driver and containerd would, for a pod that the API server gave this UID.
     pub fn start(pod: &Pod, uid: &str) -> Result<Self> {
         let slice = format!("kubepods-besteffort-pod{}.slice", uid.replace('-', "_"));
-        let outer = cgroup2()?.join(format!("isth-{}-{}.slice", std::process::id(), pod.name()));
+        let outer = cgroups::second()?.join(format!("isth-{}-{}.slice", std::process::id(), pod.name()));
         let inner = outer.join(slice);
         let innermost = inner.join("cri-containerd-0a1b.scope");
         let groups = [outer, inner, innermost];
@@ -59,15 +56,4 @@ impl Drop for Sandbox {
             let _kept = fs::remove_dir(group);
         }
     }
-}
-
-/// Where cgroup v2 is mounted.
-fn cgroup2() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let at = mounts.lines().find_map(|line| {
-        let mut words = line.split(' ').skip(1);
-        let (at, kind) = (words.next()?, words.next()?);
-        (kind == "cgroup2").then(|| Path::new(at).to_owned())
-    });
-    at.because("cgroup2 is mounted")
 }

@@ -9,12 +9,8 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::kubectl::{Kubectl, finish};
-use crate::{
-    failure::{Because as _, Result},
-    netns::Netns,
-    network::Network,
-};
+use super::kubectl::Kubectl;
+use crate::{failure::Result, netns::Netns, network::Network};
 
 const SOON: Duration = Duration::from_secs(90);
 
@@ -76,11 +72,7 @@ impl Balancer {
             self.address,
             each.join(", ")
         );
-        let mut nft = self.router.command("nft");
-        finish(nft.args(["-f", "-"]), &rules).map(drop).because(format!(
-            "telling nft
-{rules}"
-        ))
+        self.router.output("nft", &["-f", "-"], &rules).map(drop)
     }
 }
 

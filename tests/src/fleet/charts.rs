@@ -113,8 +113,8 @@ impl Release {
     }
 }
 
-/// Puts fields of one object into another, deeply.
-fn merge(into: &mut Value, from: &Value) {
+/// Puts fields of one object into another, deeply; what is no object is replaced.
+pub fn merge(into: &mut Value, from: &Value) {
     let (Some(fields), Some(others)) = (into.as_object_mut(), from.as_object()) else {
         into.clone_from(from);
         return;

@@ -1,9 +1,8 @@
 //! `kubectl` and `helm` of one cluster.
 
 use std::{
-    io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
@@ -11,7 +10,8 @@ use serde_json::Value;
 
 use crate::{
     control_plane::built,
-    failure::{Because as _, Failure, Result},
+    failure::{Because as _, Result},
+    process::answer,
     wait::within,
 };
 
@@ -43,12 +43,12 @@ impl Kubectl {
     /// As [`Kubectl::run`], with something on its standard input.
     pub fn tell(&self, arguments: &[&str], input: &str) -> Result<String> {
         let mut command = self.kubectl()?;
-        finish(command.arg(CALL).args(arguments), input).because(format!("kubectl {}", arguments.join(" ")))
+        answer(command.arg(CALL).args(arguments), input).because(format!("kubectl {}", arguments.join(" ")))
     }
 
     /// As [`Kubectl::run`], for what takes longer than a call; it ends by itself.
     pub fn run_patiently(&self, arguments: &[&str]) -> Result<String> {
-        finish(self.kubectl()?.args(arguments), "").because(format!("kubectl {}", arguments.join(" ")))
+        answer(self.kubectl()?.args(arguments), "").because(format!("kubectl {}", arguments.join(" ")))
     }
 
     fn kubectl(&self) -> Result<Command> {
@@ -108,7 +108,7 @@ impl Kubectl {
         let mut command = self.command(&crate::chart::program()?);
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
         crate::chart::at_home(&mut command);
-        finish(&mut command, values).because(format!("helm {}", arguments.join(" ")))
+        answer(&mut command, values).because(format!("helm {}", arguments.join(" ")))
     }
 
     /// The words with which a developer speaks to the cluster.
@@ -128,27 +128,4 @@ impl Kubectl {
         command.arg(format!("--net={}", netns.display())).arg("--").arg(program);
         command
     }
-}
-
-/// Runs a program to its end, given this on its standard input, and answers what it writes.
-pub(super) fn finish(command: &mut Command, input: &str) -> Result<String> {
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that reads nothing has ended by itself and says why.
-        let _unread = stdin.write_all(input.as_bytes());
-    }
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        return Ok(String::from_utf8(output.stdout)?);
-    }
-    let said = [output.stdout, output.stderr].concat();
-    Err(Failure::new(format!(
-        "{}: {}",
-        output.status,
-        String::from_utf8_lossy(&said).trim()
-    )))
 }

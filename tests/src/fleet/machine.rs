@@ -11,9 +11,10 @@ use std::{
 
 use serde_json::json;
 
-use super::{cgroups, images};
+use super::images;
 use crate::{
-    control_plane::built,
+    cgroups,
+    control_plane::{built, last_words},
     failure::{Because as _, Failure, Result},
     lab::{World, lock},
     node::Node,
@@ -77,11 +78,6 @@ impl Machine {
     /// Its name in the cluster.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// The lab's node below it.
-    pub fn node(&self) -> &Node {
-        &self.node
     }
 
     /// Where `kubeconfig`, which its kubelet shows, is expected.
@@ -173,16 +169,8 @@ impl Machine {
 
     fn last_words(&self) -> String {
         ["boot.log", "kubelet.log"]
-            .map(|name| fs::read_to_string(self.dir.join(name)).unwrap_or_default())
-            .iter()
-            .map(|text| {
-                let lines: Vec<&str> = text.lines().collect();
-                lines
-                    .get(lines.len().saturating_sub(15)..)
-                    .unwrap_or_default()
-                    .join("\n")
-            })
-            .collect()
+            .map(|name| last_words(&self.dir.join(name)))
+            .join("\n")
     }
 
     fn write_files(&self) -> Result {

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{balancer::Balancer, cgroups, charts::Release, controllers, kubectl::Kubectl, machine::Machine};
+use super::{balancer::Balancer, charts::Release, controllers, kubectl::Kubectl, machine::Machine};
 use crate::{
+    cgroups,
     control_plane::{Cluster, SYSTEM, node_name},
     failure::{Because as _, Result},
     lab::World,

@@ -44,7 +44,7 @@ fn workloads(members: &[Member<'_>]) -> Result {
             demo::account("hello"),
             demo::account("curl"),
             demo::service(DEMO, "hello", true),
-            demo::deployment(DEMO, "hello", 1, &demo::server("hello", &answer)),
+            demo::deployment(DEMO, "hello", 1, &demo::server("hello", &answer, "")),
             demo::deployment(DEMO, "curl", 1, &demo::idle("curl")),
             demo::deployment(PLAIN, "curl", 1, &demo::idle("default")),
         ])?;
@@ -85,14 +85,8 @@ fn first_packet(member: &Member<'_>) -> Result {
 
 fn strict(member: &Member<'_>) -> Result {
     let kubectl = &member.kubectl;
-    let address = pod_address(kubectl, "hello")?;
-    let from = |namespace: &str| {
-        kubectl.exec(
-            namespace,
-            "deploy/curl",
-            &["/bin/busybox", "sh", "-c", &demo::ask(&address)],
-        )
-    };
+    let address = pod_address(kubectl, DEMO, "hello")?;
+    let from = |namespace: &str| kubectl.exec(namespace, "deploy/curl", &demo::sh(&demo::ask(&address)));
     from(DEMO).because("a pod of the mesh is answered")?;
     let refused = from(PLAIN);
     assert!(refused.is_err(), "a stranger was answered under STRICT: {refused:?}");
@@ -129,7 +123,7 @@ fn until_answered(kubectl: &Kubectl, address: &str, wanted: &[&str]) -> Result {
     );
     let mut last = String::new();
     let answered = within(SOON, &format!("answers come from {wanted:?}"), || {
-        match kubectl.exec(DEMO, "deploy/curl", &["/bin/busybox", "sh", "-c", &script]) {
+        match kubectl.exec(DEMO, "deploy/curl", &demo::sh(&script)) {
             Ok(text) => {
                 let mut names: Vec<&str> = text.lines().collect();
                 names.sort_unstable();
@@ -149,28 +143,17 @@ fn until_answered(kubectl: &Kubectl, address: &str, wanted: &[&str]) -> Result {
 /// The mesh's port is the mesh's: the application listens there for its own namespace, and nobody else reaches it.
 fn own_port(member: &Member<'_>) -> Result {
     let kubectl = &member.kubectl;
-    let script = format!(
-        "/bin/busybox mkdir /www; echo own > /www/index.html; /bin/busybox httpd -p 15008 -h /www; {}",
-        "exec /bin/busybox httpd -f -p 5000 -h /www"
-    );
-    let mut spec = demo::server("hello", "own");
-    if let Some(command) = spec.pointer_mut("/containers/0/command/3") {
-        *command = script.into();
-    }
+    let spec = demo::server("hello", "own", "/bin/busybox httpd -p 15008 -h /www;");
     kubectl.apply(&[demo::deployment(DEMO, "owner", 1, &spec)])?;
     rolled_out(kubectl, DEMO, "owner")?;
-    let address = pod_address(kubectl, "owner")?;
+    let address = pod_address(kubectl, DEMO, "owner")?;
     let ask = demo::ask(&address);
-    let answer = kubectl.exec(DEMO, "deploy/curl", &["/bin/busybox", "sh", "-c", &ask])?;
+    let answer = kubectl.exec(DEMO, "deploy/curl", &demo::sh(&ask))?;
     assert_eq!(answer.trim(), "own", "its other port is served through the mesh");
     let inside = demo::ask("127.0.0.1").replace(":5000", ":15008");
-    let answer = kubectl.exec(DEMO, "deploy/owner", &["/bin/busybox", "sh", "-c", &inside])?;
+    let answer = kubectl.exec(DEMO, "deploy/owner", &demo::sh(&inside))?;
     assert_eq!(answer.trim(), "own", "it has its port for itself");
-    let outside = kubectl.exec(
-        PLAIN,
-        "deploy/curl",
-        &["/bin/busybox", "sh", "-c", &ask.replace(":5000", ":15008")],
-    );
+    let outside = kubectl.exec(PLAIN, "deploy/curl", &demo::sh(&ask.replace(":5000", ":15008")));
     assert!(
         outside.is_err(),
         "a stranger reached an application at the mesh's port: {outside:?}"
@@ -189,7 +172,7 @@ fn labelled(member: &Member<'_>) -> Result {
         .and_then(|pod| Some(pod.pointer("/metadata/name")?.as_str()?.to_owned()));
     let pod = pod.because("there is a pod outside of the mesh")?;
     let ask = demo::ask(&address(kubectl, "hello")?);
-    let asked = || kubectl.exec(PLAIN, &pod, &["/bin/busybox", "sh", "-c", &ask]);
+    let asked = || kubectl.exec(PLAIN, &pod, &demo::sh(&ask));
     let refused = asked();
     assert!(refused.is_err(), "a stranger was answered under STRICT: {refused:?}");
     kubectl.run(&[
@@ -229,9 +212,10 @@ pub(crate) fn address(kubectl: &Kubectl, service: &str) -> Result<String> {
     Ok(ip.because("a service has an address")?.to_owned())
 }
 
-pub(crate) fn pod_address(kubectl: &Kubectl, app: &str) -> Result<String> {
+/// The address of a ready pod `app=NAME`.
+pub(crate) fn pod_address(kubectl: &Kubectl, namespace: &str, app: &str) -> Result<String> {
     let selector = format!("--selector=app={app}");
-    kubectl.until(&["pods", "--namespace", DEMO, &selector], SOON, |pods| {
+    kubectl.until(&["pods", "--namespace", namespace, &selector], SOON, |pods| {
         let pod = items(pods).into_iter().find(is_ready)?;
         Some(pod.pointer("/status/podIP")?.as_str()?.to_owned())
     })

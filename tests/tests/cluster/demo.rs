@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use isthmus_tests::{
     Result,
-    fleet::{Kubectl, WORKLOAD},
+    fleet::{Kubectl, WORKLOAD, merge},
 };
 
 /// A namespace whose pods are in the mesh.
@@ -52,39 +52,45 @@ pub(crate) fn deployment(namespace: &str, name: &str, replicas: usize, spec: &Va
     })
 }
 
-/// A pod that does nothing until somebody runs a program in it.
-pub(crate) fn idle(account: &str) -> Value {
-    json!({
-        "serviceAccountName": account,
-        "terminationGracePeriodSeconds": 0,
-        "containers": [{ "name": "main", "image": WORKLOAD, "imagePullPolicy": "IfNotPresent" }],
-    })
+/// A command that has BusyBox run a script.
+pub(crate) fn sh(script: &str) -> [&str; 4] {
+    ["/bin/busybox", "sh", "-c", script]
 }
 
-/// A web server on [`PORT`] that answers every question with `answer`, and is probed by its kubelet in three ways.
-pub(crate) fn server(account: &str, answer: &str) -> Value {
-    let probe = |period: u8, how: (&str, Value)| {
-        let mut probe = json!({ "periodSeconds": period, "failureThreshold": 3 });
-        if let Some(fields) = probe.as_object_mut() {
-            fields.insert(how.0.to_owned(), how.1);
-        }
-        probe
-    };
+/// A pod of one container; both have besides what is told.
+fn pod(account: &str, container: &Value, more: &Value) -> Value {
+    let mut main = json!({ "name": "main", "image": WORKLOAD, "imagePullPolicy": "IfNotPresent" });
+    merge(&mut main, container);
+    let mut spec = json!({ "serviceAccountName": account, "terminationGracePeriodSeconds": 0, "containers": [main] });
+    merge(&mut spec, more);
+    spec
+}
+
+/// A pod that does nothing until somebody runs a program in it.
+pub(crate) fn idle(account: &str) -> Value {
+    pod(account, &json!({}), &json!({}))
+}
+
+/// A pod that runs a script, and has besides what is told.
+pub(crate) fn runs(account: &str, script: &str, more: &Value) -> Value {
+    pod(account, &json!({ "command": sh(script) }), more)
+}
+
+/// A web server on [`PORT`] that answers every question with `answer`, and is probed by its kubelet in three ways; `before` is a
+/// script that it runs first.
+pub(crate) fn server(account: &str, answer: &str, before: &str) -> Value {
     let script = format!(
-        "/bin/busybox mkdir /www; echo {answer} > /www/index.html; exec /bin/busybox httpd -f -p {PORT} -h /www"
+        "/bin/busybox mkdir /www; echo {answer} > /www/index.html; {before}\nexec /bin/busybox httpd -f -p {PORT} -h /www"
     );
-    json!({
-        "serviceAccountName": account,
-        "terminationGracePeriodSeconds": 0,
-        "containers": [{
-            "name": "main", "image": WORKLOAD, "imagePullPolicy": "IfNotPresent",
-            "command": ["/bin/busybox", "sh", "-c", script],
-            "ports": [{ "containerPort": PORT }],
-            "startupProbe": probe(1, ("tcpSocket", json!({ "port": PORT }))),
-            "readinessProbe": probe(1, ("httpGet", json!({ "port": PORT, "path": "/" }))),
-            "livenessProbe": probe(2, ("httpGet", json!({ "port": PORT, "path": "/" }))),
-        }],
-    })
+    let asked = json!({ "port": PORT, "path": "/" });
+    let container = json!({
+        "command": sh(&script),
+        "ports": [{ "containerPort": PORT }],
+        "startupProbe": { "periodSeconds": 1, "failureThreshold": 3, "tcpSocket": { "port": PORT } },
+        "readinessProbe": { "periodSeconds": 1, "failureThreshold": 3, "httpGet": asked },
+        "livenessProbe": { "periodSeconds": 2, "failureThreshold": 3, "httpGet": asked },
+    });
+    pod(account, &container, &json!({}))
 }
 
 /// A service of pods `app=NAME`; a global one is known to all clusters.
@@ -103,15 +109,7 @@ pub(crate) fn job(name: &str, account: &str, count: usize, beside: usize, script
         "metadata": { "name": name, "namespace": DEMO },
         "spec": {
             "completions": count, "parallelism": beside, "backoffLimit": 0,
-            "template": { "metadata": { "labels": { "app": name } }, "spec": {
-                "serviceAccountName": account,
-                "restartPolicy": "Never",
-                "terminationGracePeriodSeconds": 0,
-                "containers": [{
-                    "name": "main", "image": WORKLOAD, "imagePullPolicy": "IfNotPresent",
-                    "command": ["/bin/busybox", "sh", "-c", script],
-                }],
-            } },
+            "template": { "metadata": { "labels": { "app": name } }, "spec": runs(account, script, &json!({ "restartPolicy": "Never" })) },
         },
     })
 }

@@ -57,7 +57,7 @@ fn asking(kubectl: &Kubectl, pod: &str, address: &str) -> Result<Asked> {
          [ $n = 5 ] && $b touch /begun\n\
          done; echo $n $bad $long"
     );
-    let said = kubectl.exec_patiently(DEMO, pod, &["/bin/busybox", "sh", "-c", &script])?;
+    let said = kubectl.exec_patiently(DEMO, pod, &demo::sh(&script))?;
     let numbers: Vec<u64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     match numbers.as_slice() {
         &[times, unanswered, longest_seconds] => Ok(Asked {

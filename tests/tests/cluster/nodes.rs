@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_tests::{
     Because as _, Result,
-    fleet::{Kubectl, Machine, Site, WORKLOAD, is_ready},
+    fleet::{Kubectl, Machine, Site, is_ready},
     within,
 };
 use serde_json::{Value, json};
@@ -112,15 +112,14 @@ fn given_on(kubectl: &Kubectl, site: &Site, machine: &Machine) -> Result {
         (!taints.contains(TAINT)).then_some(())
     })?;
     // Of this cluster alone: the other one's policies are its own.
-    let ask = demo::ask(&pod_address(kubectl, "hello")?);
+    let ask = demo::ask(&pod_address(kubectl, DEMO, "hello")?);
     kubectl.apply(&[
         demo::account("admitted"),
         demo::account("turned-away"),
         only("hello", "admitted"),
     ])?;
-    let words = ["/bin/busybox", "sh", "-c", ask.as_str()];
     within(SOON, "the policy holds", || {
-        kubectl.exec(DEMO, "deploy/curl", &words).err()
+        kubectl.exec(DEMO, "deploy/curl", &demo::sh(&ask)).err()
     })?;
     let mut seen = Vec::new();
     for (name, account, wanted) in [
@@ -158,17 +157,9 @@ fn only(app: &str, account: &str) -> Value {
 
 /// A pod on a node that runs a script once.
 fn once(name: &str, account: &str, node: &str, script: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": { "name": name, "namespace": DEMO },
-        "spec": {
-            "nodeName": node, "serviceAccountName": account, "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
-            "containers": [{
-                "name": "main", "image": WORKLOAD, "imagePullPolicy": "IfNotPresent",
-                "command": ["/bin/busybox", "sh", "-c", script],
-            }],
-        },
-    })
+    let spec = demo::runs(account, script, &json!({ "nodeName": node, "restartPolicy": "Never" }));
+    let metadata = json!({ "name": name, "namespace": DEMO });
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec })
 }
 
 /// A pod asks as the first thing it does, every time that it starts; after its node lost power too.
@@ -177,18 +168,8 @@ fn power_lost(kubectl: &Kubectl, site: &Site) -> Result {
         return Ok(());
     };
     let ask = demo::ask(&address(kubectl, "hello")?);
-    let mut spec = demo::idle("curl");
     let script = format!("{ask} || echo nobody; exec /bin/busybox sleep 2147483647");
-    if let (Some(fields), Some(command)) = (spec.as_object_mut(), Some(json!(["/bin/busybox", "sh", "-c", script]))) {
-        fields.insert("nodeName".to_owned(), second.name().into());
-        if let Some(container) = fields
-            .get_mut("containers")
-            .and_then(|all| all.pointer_mut("/0"))
-            .and_then(Value::as_object_mut)
-        {
-            container.insert("command".to_owned(), command);
-        }
-    }
+    let spec = demo::runs("curl", &script, &json!({ "nodeName": second.name() }));
     // The server is where the power stays.
     let pin = json!({ "spec": { "template": { "spec": { "nodeName": first.name() } } } }).to_string();
     kubectl.run(&["patch", "deployment", "hello", "--namespace", DEMO, "--patch", &pin])?;
@@ -309,30 +290,18 @@ fn uninstalled(kubectl: &Kubectl, site: &Site) -> Result {
         assert!(left.contains("10-lab.conflist"), "on {}: {left}", machine.name());
     }
     // Pods that were in the mesh speak in clear now, and new ones start.
-    let ask = demo::ask(&address_of(kubectl, PLAIN)?);
-    kubectl.exec(DEMO, "deploy/curl", &["/bin/busybox", "sh", "-c", &ask])?;
+    kubectl.apply(&[demo::deployment(
+        PLAIN,
+        "plain",
+        1,
+        &demo::server("default", "plain", ""),
+    )])?;
+    rolled_out(kubectl, PLAIN, "plain")?;
+    let ask = demo::ask(&pod_address(kubectl, PLAIN, "plain")?);
+    kubectl.exec(DEMO, "deploy/curl", &demo::sh(&ask))?;
     kubectl.run(&["delete", "daemonset", "ztunnel-cleanup", "--namespace=istio-system"])?;
     kubectl.apply(&[demo::deployment(DEMO, "after", 1, &demo::idle("curl"))])?;
     rolled_out(kubectl, DEMO, "after")
-}
-
-/// A server outside of the mesh.
-fn address_of(kubectl: &Kubectl, namespace: &str) -> Result<String> {
-    kubectl.apply(&[demo::deployment(
-        namespace,
-        "plain",
-        1,
-        &demo::server("default", "plain"),
-    )])?;
-    rolled_out(kubectl, namespace, "plain")?;
-    kubectl.until(
-        &["pods", "--namespace", namespace, "--selector=app=plain"],
-        SOON,
-        |pods| {
-            let pod = items(pods).into_iter().find(is_ready)?;
-            Some(pod.pointer("/status/podIP")?.as_str()?.to_owned())
-        },
-    )
 }
 
 /// Pods in the mesh that ask, on all nodes.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use tokio::task::yield_now;
+use tokio::task::{JoinSet, yield_now};
 
 use super::*;
 use crate::identity::Certificate;
@@ -28,8 +28,8 @@ async fn settle() {
 async fn lists_come_before_the_pods_that_are_in_them() {
     let readiness = waiting_for(&[Part::Lists, Part::Enrolment]);
     let (tell, standing) = watch::channel(Standing::Unlisted);
-    let mut awaited = Awaited::default();
-    awaited.follow(enrolment(readiness.clone(), standing));
+    let mut awaited = JoinSet::new();
+    awaited.spawn(enrolment(readiness.clone(), standing));
     settle().await;
     assert_eq!(readiness.pending(), ["pods and namespaces", "enrolment"]);
     tell.send_replace(Standing::Enrolling(2));
@@ -50,8 +50,8 @@ fn called(called: bool) -> CniStatus {
 async fn a_plugin_that_is_passed_by_for_long_ends_readiness_and_a_moment_of_it_does_not() {
     let readiness = waiting_for(&[Part::Plugin]);
     let (tell, status) = watch::channel(called(false));
-    let mut awaited = Awaited::default();
-    awaited.follow(plugin(readiness.clone(), status));
+    let mut awaited = JoinSet::new();
+    awaited.spawn(plugin(readiness.clone(), status));
     sleep(PASSED_BY * 2).await;
     assert_eq!(readiness.pending(), ["CNI plugin"], "it was never called");
     tell.send_replace(called(true));
