@@ -4,8 +4,11 @@ use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
-    path::Path,
+    path::{Path, PathBuf},
 };
+
+/// How the names of files end that are being written.
+const UNFINISHED: &str = ".isthmus-new";
 
 /// Who a file belongs to, and what may be done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +47,7 @@ pub(super) fn place(directory: &Path, name: &str, bytes: &[u8], rights: Rights) 
     }
     // One fixed name: what a killed agent left half-written is overwritten and not collected. It ends in nothing that a
     // container runtime reads.
-    let fresh = directory.join(format!(".{name}.isthmus-new"));
+    let fresh = directory.join(format!(".{name}{UNFINISHED}"));
     let written = write(&fresh, bytes, rights).and_then(|()| fs::rename(&fresh, &path));
     if let Err(error) = written {
         // Nothing there, or no right to it: the first error tells more.
@@ -53,6 +56,16 @@ pub(super) fn place(directory: &Path, name: &str, bytes: &[u8], rights: Rights) 
     }
     sync(directory)?;
     Ok(true)
+}
+
+/// What agents that were killed have left unfinished in a directory.
+pub(super) fn unfinished(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+    files
+        .map(|entry| entry.path())
+        .filter(|path| path.to_string_lossy().ends_with(UNFINISHED))
+        .collect()
 }
 
 fn write(path: &Path, bytes: &[u8], rights: Rights) -> io::Result<()> {

@@ -6,6 +6,7 @@ use std::{fs, io};
 use super::{
     PLUGIN, Places,
     follow::{apply, look},
+    place::unfinished,
     plan::{Step, removal},
 };
 
@@ -22,6 +23,12 @@ pub fn remove(places: &Places, told: &mut dyn FnMut(String, Option<io::Error>)) 
         let failure = apply(directory, &step).err();
         is_called |= failure.is_some();
         told(what, failure);
+    }
+    for left in [directory, &places.binaries]
+        .into_iter()
+        .flat_map(|directory| unfinished(directory))
+    {
+        told(format!("unfinished {}", left.display()), fs::remove_file(&left).err());
     }
     let binary = places.binaries.join(PLUGIN);
     if fs::symlink_metadata(&binary).is_err() {
@@ -61,8 +68,10 @@ mod tests {
     fn everything_goes_and_what_others_wrote_stays() {
         let folder = Folder::new("remove");
         folder.write("bin/isthmus-cni", "binary");
+        folder.write("bin/.isthmus-cni.isthmus-new", "half of it");
         folder.write("bin/bridge", "binary");
         folder.write("net.d/00-isthmus.conflist", OURS);
+        folder.write("net.d/.00-isthmus.conflist.isthmus-new", "half of it");
         folder.write("net.d/10-a.conflist", OURS);
         folder.write("net.d/20-b.conflist", OURS);
         folder.write("net.d/20-b.conf.isthmus-replaced", r#"{"type":"bridge"}"#);
