@@ -36,6 +36,8 @@ pub struct AgentOptions {
     pub capabilities: Option<Vec<String>>,
     /// Its soft and hard limit of open files.
     pub open_files: Option<u64>,
+    /// It has a mount namespace of its own, in which a test may change what it finds.
+    pub own_mounts: bool,
     /// `--drain-deadline`.
     pub drain_deadline: Duration,
     /// A directory for `--embedded-ca` other than the lab's.
@@ -54,6 +56,7 @@ impl Default for AgentOptions {
         Self {
             capabilities: None,
             open_files: None,
+            own_mounts: false,
             drain_deadline: Duration::from_secs(1),
             authority: None,
             istiod: None,
@@ -151,6 +154,9 @@ impl Agent {
         let mut command = self.node.netns().command("env");
         if let Some(limit) = self.options.open_files {
             command.arg("prlimit").arg(format!("--nofile={limit}:{limit}"));
+        }
+        if self.options.own_mounts {
+            command.args(["unshare", "--mount"]);
         }
         if let Some(capabilities) = &self.options.capabilities {
             let only: String = capabilities.iter().map(|name| format!(",+{name}")).collect();

@@ -1,18 +1,23 @@
 //! Enrolling and releasing running pods.
 
 use std::{
+    fs::{self, File},
     net::{IpAddr, SocketAddr, TcpStream},
+    path::PathBuf,
+    process::Command,
+    thread,
     time::Duration,
 };
 
 use isthmus_tests::{
-    Capture, Pod, Result,
+    Agent, Capture, Lab, Pod, Result,
     agent::AgentOptions,
     log::{field, is_access},
     roundtrip,
     scene::OneNetwork,
     within,
 };
+use nix::{sys::stat::Mode, unistd::mkfifo};
 
 const PORT: u16 = 8080;
 const SOON: Duration = Duration::from_secs(5);
@@ -207,4 +212,74 @@ fn an_address_added_later_is_served_and_kept_as_source() -> Result {
         assert_eq!(echo.peer()?, own.local_addr()?);
     }
     Ok(())
+}
+
+/// Stands in for a kernel whose locks others hold: in front of the agent's sysctls lies a pipe, and whoever writes one waits
+/// for its reader.
+struct Blockade<'a> {
+    agent: &'a Agent,
+    pipe: PathBuf,
+}
+
+impl<'a> Blockade<'a> {
+    fn raise(lab: &Lab, agent: &'a Agent) -> Result<Self> {
+        let front = lab.dir().join("sysctls");
+        let pipe = front.join("ipv4/tcp_fwmark_accept");
+        fs::create_dir_all(front.join("ipv4"))?;
+        mkfifo(&pipe, Mode::S_IRWXU)?;
+        let blockade = Self { agent, pipe };
+        blockade.within(&["mount", "--bind", &front.to_string_lossy(), "/proc/sys/net"])?;
+        Ok(blockade)
+    }
+
+    /// Lets whoever waits go on, as long as what it gives is held, and lets nobody wait any more.
+    fn lift(self) -> Result<File> {
+        self.within(&["umount", "--lazy", "/proc/sys/net"])?;
+        // Opened for both, it needs nobody on its other side.
+        Ok(File::options().read(true).write(true).open(&self.pipe)?)
+    }
+
+    fn within(&self, command: &[&str]) -> Result {
+        let [_, worker] = self.agent.pids()?;
+        let mounts = format!("--mount=/proc/{worker}/ns/mnt");
+        let status = Command::new("nsenter").arg(mounts).arg("--").args(command).status()?;
+        assert!(status.success(), "{command:?}: {status}");
+        Ok(())
+    }
+}
+
+#[test]
+fn a_pod_that_waits_for_the_kernel_holds_up_nobody_else() -> Result {
+    let options = AgentOptions {
+        own_mounts: true,
+        ..AgentOptions::default()
+    };
+    let scene = OneNetwork::not_enrolled("enrol", &options)?;
+    let (client, neighbour, server) = (&scene.client, &scene.neighbour, &scene.server);
+    let _echo = server.echo(PORT)?;
+    client.enrol()?;
+    server.enrol()?;
+    let blockade = Blockade::raise(&scene.lab, &scene.agents[0])?;
+    thread::scope(|scope| {
+        let enrolling = scope.spawn(|| neighbour.enrol());
+        let state = || Some(neighbour.status().ok()??.state);
+        within(SOON, "the neighbour is being brought in", || {
+            (state()? == "entering").then_some(())
+        })?;
+        // Asked about while it is under way: that waits, and nothing else does.
+        let releasing = scope.spawn(|| neighbour.release());
+        assert!(!opens_in_clear(client, server)?);
+        client.release()?;
+        assert!(opens_in_clear(client, server)?);
+        // What is left of the client waits as well.
+        assert_eq!(client.status()?.map(|pod| pod.state).as_deref(), Some("draining"));
+        assert_eq!(state().as_deref(), Some("entering"));
+        assert!(!enrolling.is_finished() && !releasing.is_finished());
+        let _reader = blockade.lift()?;
+        enrolling.join().expect("no panic")?;
+        releasing.join().expect("no panic")?;
+        within(SOON, "both are let go", || {
+            scene.agents[0].status().ok()?.pods.is_empty().then_some(())
+        })
+    })
 }

@@ -17,7 +17,7 @@ use nix::sys::{
 };
 use tokio::{
     net::UnixListener,
-    runtime::Builder,
+    runtime::{Builder, Handle},
     signal::unix::{SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
@@ -168,6 +168,7 @@ async fn serve(config: NodeConfig, before: Before, data: Shards, log: &LogHandle
         // Who is not in a mesh that was asked for in parts may be a member all the same.
         leave_non_mesh: config.leave_non_mesh && source.mesh.demand().is_none(),
         release_deadline: config.release_deadline,
+        home: Handle::current(),
         stirred,
         telemetry: Arc::clone(&telemetry),
     };

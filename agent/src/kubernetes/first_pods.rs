@@ -83,7 +83,7 @@ pub(super) fn is_settled(pod: &Pod, intent: &Intent, holding: &Holding, course: 
     match (intent, holding) {
         (Intent::Leave(_), _) | (Intent::Enrol(_), Holding::Enrolled { .. }) => true,
         // Its network is in the making: the CNI plugin answers for it.
-        (Intent::Enrol(_), Holding::Nothing) if pod.ips.is_empty() => true,
+        (Intent::Enrol(_), Holding::Nothing | Holding::Entering) if pod.ips.is_empty() => true,
         (Intent::Enrol(_), _) => course == Course::Refused,
         // Its namespace is told in a moment.
         (Intent::Unknown, _) => false,
@@ -165,6 +165,8 @@ mod tests {
             (&with_ip, &enrol, &Holding::Nothing, Course::Waiting, false),
             (&with_ip, &enrol, &Holding::Nothing, Course::Refused, true),
             (&with_ip, &enrol, &Holding::Unserved, Course::Clear, false),
+            (&with_ip, &enrol, &Holding::Entering, Course::Clear, false),
+            (&without, &enrol, &Holding::Entering, Course::Clear, true),
             (&with_ip, &enrol, &draining, Course::Waiting, false),
             (&without, &enrol, &Holding::Nothing, Course::Clear, true),
             (&with_ip, &Intent::Unknown, &Holding::Nothing, Course::Clear, false),

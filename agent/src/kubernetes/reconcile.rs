@@ -19,6 +19,8 @@ pub(super) const PENDING: &str = "pending";
 pub(super) enum Holding {
     /// Nothing, or a namespace that has lost its path.
     Nothing,
+    /// It is being brought in.
+    Entering,
     /// It is enrolled.
     Enrolled {
         /// Its namespace.
@@ -82,6 +84,8 @@ pub(super) fn next(pod: &Pod, intent: &Intent, holding: &Holding, course: Course
 fn leave(pod: &Pod, because: Because, holding: &Holding) -> Option<Action> {
     match holding {
         Holding::Enrolled { .. } | Holding::Unserved => Some(Action::Release),
+        // It can be let go when it is there.
+        Holding::Entering => None,
         // Nobody reads of a pod that has ended.
         _ if because == Because::Ended => None,
         Holding::Nothing | Holding::Draining { .. } => says(pod, None),
@@ -93,7 +97,7 @@ fn enrol(pod: &Pod, terms: &Terms, holding: &Holding, course: Course) -> Option<
         Holding::Enrolled { on, .. } if on.are(terms) => {
             return says(pod, Some(ENABLED));
         }
-        Holding::Unserved => return None,
+        Holding::Entering | Holding::Unserved => return None,
         Holding::Enrolled { netns, .. } | Holding::Draining { netns } => Some(netns.clone()),
         // Its network is in the making: the CNI plugin has the word.
         Holding::Nothing if pod.ips.is_empty() => return None,
@@ -129,6 +133,7 @@ impl Holding {
                     admits_plaintext: status.mtls_because == MtlsBecause::Enrolment && !status.mtls_required,
                 },
             },
+            "entering" => Self::Entering,
             "unserved" => Self::Unserved,
             "draining" => Self::Draining { netns },
             _ => Self::Nothing,
@@ -216,6 +221,7 @@ mod tests {
             (None, true, Holding::Nothing, Course::Refused, None),
             // The registry is at it.
             (Some(ENABLED), true, Holding::Unserved, Course::Clear, None),
+            (None, true, Holding::Entering, Course::Clear, None),
             // Released a moment ago: its namespace is known.
             (None, true, draining(), Course::Clear, enrol(Some("/n"))),
             (
@@ -270,6 +276,7 @@ mod tests {
             (Some(ENABLED), enrolled(), out, Some(Action::Release)),
             (None, enrolled(), out, Some(Action::Release)),
             (Some(ENABLED), Holding::Unserved, out, Some(Action::Release)),
+            (Some(ENABLED), Holding::Entering, out, None),
             (Some(ENABLED), draining(), out, Some(Action::Annotate(None))),
             (Some(PENDING), Holding::Nothing, out, Some(Action::Annotate(None))),
             (None, draining(), out, None),
@@ -291,7 +298,13 @@ mod tests {
 
     #[test]
     fn what_is_not_decided_changes_nothing() {
-        for holding in [Holding::Nothing, enrolled(), draining(), Holding::Unserved] {
+        for holding in [
+            Holding::Nothing,
+            Holding::Entering,
+            enrolled(),
+            draining(),
+            Holding::Unserved,
+        ] {
             for said in [None, Some(ENABLED)] {
                 assert_eq!(next(&pod(said, true), &Intent::Unknown, &holding, Course::Clear), None);
             }
@@ -321,6 +334,10 @@ mod tests {
         assert_eq!(of(status("enrolled", false, MtlsBecause::Enrolment)), admitting);
         assert_eq!(of(status("draining", false, MtlsBecause::Policies)), draining());
         assert_eq!(of(status("unserved", false, MtlsBecause::Policies)), Holding::Unserved);
+        assert_eq!(
+            of(status("entering", true, MtlsBecause::UnknownToMesh)),
+            Holding::Entering
+        );
         assert_eq!(of(status("lingering", false, MtlsBecause::Policies)), Holding::Nothing);
     }
 }

@@ -33,6 +33,17 @@ pub enum Ask {
     Connections(oneshot::Sender<BTreeMap<String, PodConnections>>),
 }
 
+impl Ask {
+    /// UID of the pod that it is about; nothing when it is about all.
+    pub fn uid(&self) -> Option<&str> {
+        match self {
+            Self::Enrol(pod, _) | Self::Add(pod, _) => Some(&pod.uid),
+            Self::Release(uid, _) | Self::Delete(uid, ..) | Self::Find(uid, ..) => Some(uid),
+            Self::Drain(..) | Self::HandOver(..) | Self::Survey(_) | Self::Connections(_) => None,
+        }
+    }
+}
+
 /// A pod to which redirection stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Added {

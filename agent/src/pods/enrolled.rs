@@ -1,6 +1,7 @@
 //! One enrolled pod: what stands in its namespace and who serves it.
 
 mod following;
+mod inside;
 mod takeover;
 
 use std::{
@@ -14,7 +15,7 @@ use isthmus_abi::{FLAG_LEAVE_STRANGERS, FLAG_MTLS_REQUIRED, LISTENER_HBONE, LIST
 use isthmus_wire::{MtlsBecause, Plaintext, PodStatus};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
-use self::following::Standing;
+use self::{following::Standing, inside::Inside};
 use super::{
     ask::PodConnections,
     capture,
@@ -27,6 +28,7 @@ use crate::{
     dns::Names,
     drain::{DrainTrigger, drain},
     identity::{SpiffeId, Wanted},
+    istio_cni,
     mesh::{Snapshot, Workload, policy},
     parent::keeper::Keeper,
     proxy::{OpenCounts, PodFacts, PodProxy, ProxyParts, TunnelInfo},
@@ -98,7 +100,7 @@ struct Served {
     serving: Vec<JoinHandle<()>>,
     watcher: JoinHandle<()>,
     rules: isthmus_abi::Rules,
-    routing: Arc<tokio::sync::Mutex<PodRouting>>,
+    routing: PodRouting,
 }
 
 impl Drop for Served {
@@ -151,20 +153,39 @@ impl Enrolled {
         self.served.as_ref().is_none_or(|served| served.netns.is_at_its_path())
     }
 
-    /// Makes everything stand, in this order: first what takes redirected traffic, then the redirection, then the guard. Last
-    /// goes what istio-cni left.
-    /// Whatever stands already is left as it is. `held` are listeners the parent kept.
+    /// Brings the pod in on the registry's own thread: what it misses of the pod's traffic meanwhile, it misses of others'.
     pub async fn bring_in(
         &mut self,
         parts: &Parts,
         netns: Netns,
         held: Option<Listeners>,
     ) -> Result<(), RegistryError> {
+        let following = self.prepare(parts, &netns)?;
+        self.install(parts, netns, held, following).await
+    }
+
+    /// Begins what outlives the bringing in, and is to be done on the registry's thread.
+    pub fn prepare(&mut self, parts: &Parts, netns: &Netns) -> Result<PodRouting, RegistryError> {
         // First of all: it takes longer than all that follows.
         self.want_certificate(parts, &parts.mesh.current());
+        Ok(PodRouting::open(netns)?)
+    }
+
+    /// Makes everything stand, in this order: first what takes redirected traffic, then the redirection, then the guard. Last
+    /// goes what istio-cni left.
+    /// Whatever stands already is left as it is. `held` are listeners the parent kept, `following` is what [`Self::prepare`]
+    /// gave. It needs a runtime, which nothing here outlives.
+    pub async fn install(
+        &mut self,
+        parts: &Parts,
+        netns: Netns,
+        held: Option<Listeners>,
+        following: PodRouting,
+    ) -> Result<(), RegistryError> {
         let netns = Arc::new(netns);
         let slot = self.slot();
         let maps = parts.node.maps();
+        // The requests of `following` are made on the registry's thread.
         let routing = PodRouting::open(&netns)?;
         let interior = routing.interior().await?;
         if let Some(tap) = interior.links.iter().find(|link| is_sandbox(&link.name)) {
@@ -195,14 +216,14 @@ impl Enrolled {
         routing
             .install(&netns, &interior, &self.record.pod.reroute_interfaces)
             .await?;
-        let routing = Arc::new(tokio::sync::Mutex::new(routing));
-        self.served = Some(self.serve(parts, Arc::clone(&netns), listeners, rules, routing)?);
+        self.served = Some(self.serve(parts, Arc::clone(&netns), listeners, rules, following)?);
         maps.arm(netns.cookie(), slot)?;
         self.guard(parts, &interior)?;
         self.interior = interior;
         self.state = State::Enrolled;
         self.trouble = None;
-        self.take_over().await;
+        let left = istio_cni::pod::take_over(&netns, &routing).await;
+        self.note_leftover(left);
         Ok(())
     }
 
@@ -212,7 +233,7 @@ impl Enrolled {
         netns: Arc<Netns>,
         listeners: Listeners,
         rules: isthmus_abi::Rules,
-        routing: Arc<tokio::sync::Mutex<PodRouting>>,
+        mut routing: PodRouting,
     ) -> Result<Served, RegistryError> {
         let place = parts.shards.place().ok_or(RegistryError::NoThread)?;
         let own = parts.node.maps().own_sockets()?;
@@ -248,7 +269,8 @@ impl Enrolled {
             drop(kept);
         });
         let inbound = place.handle().spawn(Arc::clone(&proxy).inbound(hbone, signal));
-        let watcher = tokio::spawn(watch(Arc::clone(&routing), self.record.slot, parts.stirred.clone()));
+        let watcher = watch(routing.take_changes(), self.record.slot, parts.stirred.clone());
+        let watcher = parts.home.spawn(watcher);
         Ok(Served {
             netns,
             proxy,
@@ -287,19 +309,19 @@ impl Enrolled {
             .collect()
     }
 
-    /// Links or addresses may have changed.
-    pub async fn refresh(&mut self, parts: &Parts) -> Result<(), RegistryError> {
-        let Some(served) = &self.served else { return Ok(()) };
-        let (netns, routing) = (Arc::clone(&served.netns), Arc::clone(&served.routing));
-        let interior = {
-            let routing = routing.lock().await;
-            routing.interior().await?
+    /// Where its links and addresses can be looked at anew.
+    pub fn inside(&self) -> Option<Inside> {
+        Some(Inside {
+            netns: Arc::clone(&self.served.as_ref()?.netns),
+            known: self.interior.clone(),
+        })
+    }
+
+    /// Links and addresses are these now.
+    pub async fn change(&mut self, parts: &Parts, interior: Interior) -> Result<(), RegistryError> {
+        let Some(Served { netns, routing, .. }) = &self.served else {
+            return Ok(());
         };
-        if interior == self.interior {
-            // An address that went and came back took our route with it.
-            let routing = routing.lock().await;
-            return Ok(routing.set_routes(&interior).await?);
-        }
         if self.state == State::Enrolled {
             self.guard(parts, &interior)?;
         }
@@ -323,9 +345,8 @@ impl Enrolled {
                 .set_addresses(self.slot(), &old, &interior.addresses)?;
             self.addresses.store(Arc::new(interior.addresses.clone()));
         }
-        let routing = routing.lock().await;
         routing
-            .install(&netns, &interior, &self.record.pod.reroute_interfaces)
+            .install(netns, &interior, &self.record.pod.reroute_interfaces)
             .await?;
         self.interior = interior;
         Ok(())
@@ -426,12 +447,16 @@ impl Enrolled {
         mesh.workload_of_pod_in(network, &pod.namespace, &pod.name, pod.service_account.as_deref())
     }
 
-    /// Redirects no new connections; what is open lives on, served, until `until`.
-    pub fn release(&mut self, parts: &Parts, until: Instant) -> Result<(), RegistryError> {
+    /// Redirects no new connections. The guard is to be taken off then.
+    pub fn begin_release(&mut self, parts: &Parts) -> Result<(), RegistryError> {
         self.record.released = true;
         parts.records.write(&self.record)?;
         parts.node.maps().disarm(self.record.cookie)?;
-        parts.programs.unguard(self.slot())?;
+        Ok(())
+    }
+
+    /// The guard is off; what is open lives on, served, until `until`.
+    pub fn end_release(&mut self, parts: &Parts, until: Instant) -> Result<(), RegistryError> {
         self.interior = Interior::default();
         self.state = State::Draining { until };
         self.reconsider(parts, &parts.mesh.current())
@@ -442,7 +467,11 @@ impl Enrolled {
         self.state = State::Enrolled;
         self.reconsider(parts, &parts.mesh.current())?;
         parts.node.maps().arm(self.record.cookie, self.slot())?;
-        self.refresh(parts).await
+        let Some(inside) = self.inside() else { return Ok(()) };
+        match inside.look().await? {
+            Some(interior) => self.change(parts, interior).await,
+            None => Ok(()),
+        }
     }
 
     /// Removes every trace of a pod from its namespace and from the kernel, also of one that was brought in half-way.
@@ -454,15 +483,13 @@ impl Enrolled {
     }
 
     async fn take_out_of_namespace(&mut self) -> Result<(), RegistryError> {
-        match self.served.take() {
-            Some(served) => Ok(served.routing.lock().await.remove(&served.netns).await?),
-            None => match Netns::open(&self.record.pod.netns) {
-                Ok(netns) if netns.cookie() == self.record.cookie => {
-                    Ok(PodRouting::open(&netns)?.remove(&netns).await?)
-                }
-                // It has gone, and all in it.
-                _ => Ok(()),
-            },
+        let served = self.served.take();
+        let held = served.as_ref().map(|served| Arc::clone(&served.netns));
+        let netns = held.or_else(|| Netns::open(&self.record.pod.netns).ok().map(Arc::new));
+        match netns.filter(|netns| netns.cookie() == self.record.cookie) {
+            Some(netns) => Ok(PodRouting::open(&netns)?.remove(&netns).await?),
+            // It has gone, and all in it.
+            None => Ok(()),
         }
     }
 
@@ -561,10 +588,8 @@ fn is_sandbox(interface: &str) -> bool {
 }
 
 /// Tells the registry when links or addresses of a pod may have changed.
-async fn watch(routing: Arc<tokio::sync::Mutex<PodRouting>>, slot: u32, stirred: mpsc::Sender<Stirred>) {
-    let Some(mut changes) = routing.lock().await.take_changes() else {
-        return;
-    };
+async fn watch(changes: Option<mpsc::Receiver<()>>, slot: u32, stirred: mpsc::Sender<Stirred>) {
+    let Some(mut changes) = changes else { return };
     while changes.recv().await.is_some() {
         if stirred.send(Stirred { slot }).await.is_err() {
             return;

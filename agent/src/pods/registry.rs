@@ -1,37 +1,42 @@
 //! The task that owns every enrolled pod.
 
 mod adoption;
+mod asker;
+mod entering;
+mod errands;
 mod held;
 
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use isthmus_wire::{Enrol, MOST_TUNNELS, Response};
+use isthmus_wire::{MOST_TUNNELS, Response};
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval, timeout},
 };
 
+use self::{
+    asker::{Asker, respond},
+    errands::{Brings, Errands, Return},
+};
 use super::{
-    ask::{Added, Ask, NotAdded, PodConnections, Survey, ending},
+    ask::{Added, Ask, PodConnections, Survey, ending},
     capture,
     enrolled::{Enrolled, State},
     kernel_mesh::KernelMesh,
-    record::{Record, RecordError, Records},
+    record::{RecordError, Records},
 };
 use crate::{
     identity::Certificates,
     mesh::Mesh,
     parent::keeper::Keeper,
     proxy::Tuning,
-    redirect::{
-        Claimed, Netns, NodePrograms, PodPrograms, RedirectError, maps, policy_routing::RoutingError, selftest,
-    },
+    redirect::{Claimed, Interior, Netns, NodePrograms, PodPrograms, RedirectError, policy_routing::RoutingError},
     shards::Shards,
     telemetry::Telemetry,
 };
@@ -118,7 +123,9 @@ pub struct Parts {
     pub leave_non_mesh: bool,
     /// How long a released pod's connections may live on.
     pub release_deadline: Duration,
-    /// Where pods' watchers report.
+    /// Where pods' watchers run.
+    pub home: Handle,
+    /// Where they report.
     pub stirred: mpsc::Sender<Stirred>,
     /// Who is told of connections.
     pub telemetry: Arc<Telemetry>,
@@ -133,8 +140,9 @@ pub struct Stirred {
 
 /// The task's state.
 pub struct Registry {
-    parts: Parts,
+    parts: Arc<Parts>,
     pods: HashMap<u32, Enrolled>,
+    errands: Errands,
     asks: mpsc::Receiver<Ask>,
     stirred: mpsc::Receiver<Stirred>,
     retried: Instant,
@@ -167,13 +175,17 @@ impl Registry {
                 ask = self.asks.recv() => match ask {
                     None => return,
                     Some(Ask::HandOver(deadline, still, answer)) => {
+                        while let Some(back) = self.errands.next().await {
+                            self.welcome(back).await;
+                        }
                         self.drain(deadline, answer);
                         reply(still, ());
                         return self.rest().await;
                     }
                     Some(ask) => self.answer(ask).await,
                 },
-                Some(Stirred { slot }) = self.stirred.recv() => self.refresh(slot).await,
+                Some(back) = self.errands.next() => self.welcome(back).await,
+                Some(Stirred { slot }) = self.stirred.recv() => self.stir(slot),
                 () = mesh.changed() => self.reconsider(),
                 _ = look.tick() => self.look().await,
             }
@@ -208,22 +220,21 @@ impl Registry {
     }
 
     async fn answer(&mut self, ask: Ask) {
+        let Some(ask) = self.errands.keep(ask) else { return };
         match ask {
             Ask::Enrol(pod, answer) => {
-                let uid = pod.uid.clone();
-                let outcome = self.enrol(pod).await;
-                reply(answer, respond(&uid, outcome));
+                let asker = Asker::order(&pod.uid, answer);
+                self.enrol(pod, asker).await;
             }
-            Ask::Add(pod, answer) => reply(answer, self.add(pod).await),
-            Ask::Delete(uid, netns, answer) => {
-                let outcome = self.delete(&uid, &netns);
-                reply(answer, respond(&uid, outcome));
+            Ask::Add(pod, answer) => {
+                let asker = Asker::addition(&pod.uid, answer);
+                self.enrol(pod, asker).await;
             }
+            Ask::Delete(uid, netns, answer) if !held::is_held_at(&self.pods, &uid, &netns) => {
+                reply(answer, Response::Done);
+            }
+            Ask::Delete(uid, _, answer) | Ask::Release(uid, answer) => self.release(&uid, answer),
             Ask::Find(uid, netns, answer) => reply(answer, held::find(&self.pods, &uid, &netns)),
-            Ask::Release(uid, answer) => {
-                let outcome = self.release(&uid);
-                reply(answer, respond(&uid, outcome));
-            }
             Ask::Drain(deadline, answer) => self.drain(deadline, answer),
             Ask::HandOver(..) => {}
             Ask::Survey(answer) => reply(answer, self.survey()),
@@ -231,118 +242,93 @@ impl Registry {
         }
     }
 
-    async fn add(&mut self, pod: Enrol) -> Result<Added, NotAdded> {
-        let uid = pod.uid.clone();
-        let before = held::kept_slot(&self.pods, &uid);
-        if let Err(error) = self.enrol(pod).await {
-            return Err(refused(&uid, &error));
-        }
-        let held = held::by_uid(&self.pods, &uid);
-        Ok(Added {
-            is_new: before != held.map(Enrolled::slot),
-            identity: held.and_then(Enrolled::identity).cloned(),
-        })
+    fn send_out(&mut self, pod: Enrolled) {
+        let parts = Arc::clone(&self.parts);
+        self.errands.send(pod.record.clone(), async move {
+            report(pod.take_out(&parts).await);
+            Brings::Gone
+        });
     }
 
-    fn delete(&mut self, uid: &str, netns: &Path) -> Result<(), RegistryError> {
-        match held::is_held_at(&self.pods, uid, netns) {
-            true => self.release(uid),
-            false => Ok(()),
-        }
-    }
-
-    async fn enrol(&mut self, pod: Enrol) -> Result<(), RegistryError> {
-        capture::check(&pod.capture)?;
-        let netns = Netns::open(&pod.netns).map_err(RedirectError::from)?;
-        let path = pod.netns.display().to_string();
-        if netns.cookie() == self.parts.node_cookie {
-            return Err(RegistryError::HostNetwork(path));
-        }
-        if let Some(other) = held::other_in(&self.pods, netns.cookie(), &pod.uid) {
-            return Err(RegistryError::Taken { netns: path, other });
-        }
-        let known = held::by_uid(&self.pods, &pod.uid).map(|known| (known.slot(), known.record.cookie));
-        match known {
-            Some((slot, cookie)) if cookie == netns.cookie() => self.enrol_again(slot, pod, netns).await,
-            Some((slot, _)) => {
-                // The pod has a new sandbox. The old one stays guarded until the kernel says it is gone.
-                if let Some(mut old) = self.pods.remove(&slot) {
-                    report(old.let_go(&self.parts));
-                    old.record.pod.uid = format!("{} (earlier sandbox)", old.record.pod.uid);
-                    report(self.parts.records.write(&old.record));
-                    self.pods.insert(slot, old);
-                }
-                self.enrol_new(pod, netns).await
-            }
-            None => self.enrol_new(pod, netns).await,
-        }
-    }
-
-    async fn enrol_again(&mut self, slot: u32, asked: Enrol, netns: Netns) -> Result<(), RegistryError> {
-        let Some(pod) = self.pods.get_mut(&slot) else {
-            return Ok(());
+    fn release(&mut self, uid: &str, answer: oneshot::Sender<Response>) {
+        let serving = [State::Enrolled, State::Unserved];
+        let mut pods = self.pods.values_mut();
+        let Some(pod) = pods.find(|pod| pod.record.pod.uid == uid && serving.contains(&pod.state)) else {
+            return reply(answer, Response::Done);
         };
-        pod.record.pod = asked;
-        pod.record.released = false;
-        self.parts.records.write(&pod.record)?;
-        match pod.state {
-            State::Enrolled => {
-                pod.reconsider(&self.parts, &self.parts.mesh.current())?;
-                pod.follow(&self.parts).await
-            }
-            State::Draining { .. } => {
-                pod.take_back(&self.parts).await?;
-                pod.follow(&self.parts).await
-            }
-            State::Lingering | State::Unserved => pod.bring_in(&self.parts, netns, None).await,
+        if let Err(error) = pod.begin_release(&self.parts) {
+            return reply(answer, respond(uid, Err(error)));
         }
+        let (parts, slot) = (Arc::clone(&self.parts), pod.slot());
+        self.errands.send(pod.record.clone(), async move {
+            let unguarded = parts.programs.unguard(slot);
+            Brings::Unguarded(answer, unguarded.map_err(RegistryError::from))
+        });
     }
 
-    async fn enrol_new(&mut self, pod: Enrol, netns: Netns) -> Result<(), RegistryError> {
-        let slot = maps::slots()
-            .find(|slot| *slot != selftest::SLOT && !self.pods.contains_key(slot))
-            .ok_or(RegistryError::Full(self.pods.len()))?;
-        let began = Instant::now();
-        let generation = self.parts.node.pins().generation().to_owned();
-        let record = Record {
-            slot,
-            cookie: netns.cookie(),
-            generation,
-            released: false,
-            pod,
-        };
-        self.parts.records.write(&record)?;
-        let name = record.pod.name.clone();
-        let mut enrolled = Enrolled::remembered(record, State::Unserved, Vec::new());
-        match enrolled.bring_in(&self.parts, netns, None).await {
-            Ok(()) => {
-                tracing::info!(pod = name, slot, took = ?began.elapsed(), "pod enrolled");
-                self.pods.insert(slot, enrolled);
-                Ok(())
-            }
-            Err(error) => {
-                // Nothing may be left half-way; the asker is told and tries again.
-                report(enrolled.take_out(&self.parts).await);
-                Err(error)
-            }
-        }
-    }
-
-    fn release(&mut self, uid: &str) -> Result<(), RegistryError> {
-        let until = Instant::now() + self.parts.release_deadline;
-        let Some(pod) = self.pods.values_mut().find(|pod| pod.record.pod.uid == uid) else {
-            return Ok(());
-        };
-        match pod.state {
-            State::Enrolled | State::Unserved => pod.release(&self.parts, until),
-            State::Draining { .. } | State::Lingering => Ok(()),
-        }
-    }
-
-    async fn refresh(&mut self, slot: u32) {
-        if let Some(pod) = self.pods.get_mut(&slot)
+    /// Has links and addresses of a pod looked at.
+    fn stir(&mut self, slot: u32) {
+        if let Some(errand) = self.errands.of(slot) {
+            errand.stirred = true;
+        } else if let Some(pod) = self.pods.get(&slot)
             && pod.has_its_path()
-            && let Err(error) = pod.refresh(&self.parts).await
+            && let Some(inside) = pod.inside()
+        {
+            self.errands
+                .send(pod.record.clone(), async move { Brings::Changed(inside.look().await) });
+        }
+    }
+
+    /// Somebody is back from an errand.
+    async fn welcome(&mut self, Return { slot, brings }: Return) {
+        let Some(errand) = self.errands.end(slot) else { return };
+        match brings {
+            Brings::New(asker, Ok(mut pod)) => {
+                // The mesh may have changed meanwhile.
+                report(pod.reconsider(&self.parts, &self.parts.mesh.current()));
+                asker.hear(Ok(Added {
+                    is_new: true,
+                    identity: pod.identity().cloned(),
+                }));
+                self.pods.insert(slot, *pod);
+            }
+            Brings::New(asker, Err(error)) => asker.hear(Err(error)),
+            Brings::Gone => {}
+            Brings::Unguarded(answer, outcome) => {
+                let until = Instant::now() + self.parts.release_deadline;
+                let released = outcome.and_then(|()| match self.pods.get_mut(&slot) {
+                    Some(pod) => pod.end_release(&self.parts, until),
+                    None => Ok(()),
+                });
+                reply(answer, respond(&errand.record.pod.uid, released));
+            }
+            Brings::Changed(seen) => self.change(slot, seen).await,
+            Brings::Lost => {
+                let state = match errand.record.released {
+                    true => State::Draining { until: Instant::now() },
+                    false => State::Unserved,
+                };
+                let lost = || Enrolled::remembered(errand.record, state, Vec::new());
+                self.pods.entry(slot).or_insert_with(lost);
+            }
+        }
+        if errand.stirred {
+            self.stir(slot);
+        }
+        for ask in errand.later {
+            self.answer(ask).await;
+        }
+    }
+
+    async fn change(&mut self, slot: u32, seen: Result<Option<Interior>, RegistryError>) {
+        let Some(pod) = self.pods.get_mut(&slot) else { return };
+        let changed = match seen {
+            Ok(Some(interior)) => pod.change(&self.parts, interior).await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = changed
+            && pod.has_its_path()
         {
             tracing::error!(
                 slot,
@@ -381,6 +367,9 @@ impl Registry {
         let retry = now.duration_since(self.retried) > RETRY;
         let slots: Vec<u32> = self.pods.keys().copied().collect();
         for slot in slots {
+            if self.errands.has(slot) {
+                continue;
+            }
             let Some(pod) = self.pods.get(&slot) else { continue };
             match pod.state {
                 State::Enrolled if retry => {
@@ -401,7 +390,7 @@ impl Registry {
                 State::Draining { until } if pod.connections() == 0 || now >= until => {
                     if let Some(pod) = self.pods.remove(&slot) {
                         tracing::info!(pod = %pod.record.pod.name, slot, cut = pod.connections(), "pod released");
-                        report(pod.take_out(&self.parts).await);
+                        self.send_out(pod);
                     }
                 }
                 State::Draining { .. } => {}
@@ -454,25 +443,12 @@ impl Registry {
             survey.connections += pod.connections();
             survey.pods.insert(pod.record.pod.uid.clone(), status);
         }
+        // Those that are here as well are told of already.
+        for (uid, status) in self.errands.statuses() {
+            survey.pods.entry(uid).or_insert(status);
+        }
         survey
     }
-}
-
-fn respond(uid: &str, outcome: Result<(), RegistryError>) -> Response {
-    match outcome {
-        Ok(()) => Response::Done,
-        Err(error) => refused(uid, &error).into(),
-    }
-}
-
-fn refused(uid: &str, error: &RegistryError) -> NotAdded {
-    let reason = chain(error);
-    tracing::warn!(uid, reason, "refused");
-    let retriable = !matches!(
-        error,
-        RegistryError::HostNetwork(_) | RegistryError::Sandboxed(_) | RegistryError::Capture(_)
-    );
-    NotAdded { reason, retriable }
 }
 
 fn reply<T>(answer: oneshot::Sender<T>, value: T) {

@@ -8,28 +8,58 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Seek as _, Write as _},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 
 const SWITCH: &str = "/sys/kernel/rcu_expedited";
 
-/// While this lives, grace periods are short. Agents that share a kernel take turns.
-pub struct Short {
+/// Who of this process needs the switch now.
+static NEED: Mutex<Need> = Mutex::new(Need { count: 0, switch: None });
+
+struct Need {
+    count: usize,
     switch: Option<Flock<File>>,
 }
 
+/// While one of these lives, grace periods are short.
+pub struct Short(());
+
 impl Short {
-    /// Sets the switch, unless somebody has set it for good, or it is not to be had: then attaching takes its time.
+    /// Sets the switch, unless somebody has set it for good, or it is not to be had: then attaching takes its time. So it may
+    /// where another agent on this kernel has it just now, which nobody waits for.
     pub fn begin() -> Self {
-        match turn_on() {
-            Ok(switch) => Self { switch },
-            Err(error) => {
+        let mut need = need();
+        if need.count == 0 {
+            need.switch = turn_on().unwrap_or_else(|error| {
                 tracing::debug!(%error, "{SWITCH} is not writable; enrolling a pod takes a full grace period for each link");
-                Self { switch: None }
-            }
+                None
+            });
+        }
+        need.count += 1;
+        Self(())
+    }
+}
+
+impl Drop for Short {
+    fn drop(&mut self) {
+        let mut need = need();
+        need.count -= 1;
+        if need.count == 0
+            && let Some(mut switch) = need.switch.take()
+            && let Err(error) = switch.rewind().and_then(|()| switch.write_all(b"0"))
+        {
+            tracing::warn!(%error, "{SWITCH} stays at 1: grace periods of the whole node stay expedited");
         }
     }
+}
+
+fn need() -> MutexGuard<'static, Need> {
+    NEED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Is the switch on while nobody here holds it? Then somebody set it for good, or an agent was killed while it was on.
@@ -42,7 +72,11 @@ pub fn stays_short() -> bool {
 
 fn turn_on() -> io::Result<Option<Flock<File>>> {
     let file = OpenOptions::new().read(true).write(true).open(SWITCH)?;
-    let mut switch = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+    let mut switch = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(switch) => switch,
+        Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+        Err((_, error)) => return Err(error.into()),
+    };
     let mut now = String::new();
     switch.read_to_string(&mut now)?;
     if now.trim() != "0" {
@@ -51,14 +85,4 @@ fn turn_on() -> io::Result<Option<Flock<File>>> {
     switch.rewind()?;
     switch.write_all(b"1")?;
     Ok(Some(switch))
-}
-
-impl Drop for Short {
-    fn drop(&mut self) {
-        if let Some(mut switch) = self.switch.take()
-            && let Err(error) = switch.rewind().and_then(|()| switch.write_all(b"0"))
-        {
-            tracing::warn!(%error, "{SWITCH} stays at 1: grace periods of the whole node stay expedited");
-        }
-    }
 }

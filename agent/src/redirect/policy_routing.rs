@@ -87,7 +87,7 @@ pub struct Interior {
     /// Addresses on all links, but those of `lo` that every namespace has. The first global one of each family is the
     /// pod's primary.
     pub addresses: Vec<IpAddr>,
-    /// Those among them that wait for duplicate address detection: they cannot be a source yet. A change is told when
+    /// Those among them that wait for duplicate address detection and cannot be a source yet. A change is told when
     /// they can.
     pub tentative: Vec<IpAddr>,
 }
@@ -96,7 +96,7 @@ impl Interior {
     /// The address that redirected IPv4 connections have as their source.
     pub fn primary_v4(&self) -> Option<Ipv4Addr> {
         self.addresses.iter().find_map(|address| match address {
-            IpAddr::V4(address) if !address.is_link_local() => Some(*address),
+            IpAddr::V4(v4) if !is_link_local(*address) => Some(*v4),
             _ => None,
         })
     }
@@ -104,7 +104,7 @@ impl Interior {
     /// The address that redirected IPv6 connections have as their source.
     pub fn primary_v6(&self) -> Option<Ipv6Addr> {
         self.addresses.iter().find_map(|address| match address {
-            IpAddr::V6(v6) if !v6.is_unicast_link_local() && !self.tentative.contains(address) => Some(*v6),
+            IpAddr::V6(v6) if !is_link_local(*address) && !self.tentative.contains(address) => Some(*v6),
             _ => None,
         })
     }
@@ -180,7 +180,7 @@ impl PodRouting {
             };
             if !interior.addresses.contains(&address) {
                 interior.addresses.push(address);
-                if has(message, AddressFlags::Tentative) {
+                if has(message, AddressFlags::Tentative) && !is_link_local(address) {
                     interior.tentative.push(address);
                 }
             }
@@ -360,6 +360,13 @@ fn link(message: &LinkMessage) -> Option<Link> {
         name,
         ethernet,
     })
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }
 
 fn has(message: &AddressMessage, flag: AddressFlags) -> bool {

@@ -275,9 +275,9 @@ pub struct PodStatus {
     pub namespace: String,
     /// Pod name.
     pub name: String,
-    /// `enrolled`, `draining` (released, open connections live on), `lingering` (its network namespace lost its
-    /// path while processes still run in it: guarded, not served) or `unserved` (it could not be taken up again: guarded,
-    /// tried again).
+    /// `entering` (it is being brought in), `enrolled`, `draining` (released, open connections live on), `lingering` (its
+    /// network namespace lost its path while processes still run in it: guarded, not served) or `unserved` (it could not be
+    /// taken up again: guarded, tried again).
     pub state: String,
     /// Why it is unserved, as far as that was found out.
     #[serde(default)]

@@ -70,10 +70,8 @@ impl Enrolled {
         let (slot, maps) = (self.slot(), parts.node.maps());
         let both = self.interfaces_of(&[self.standing.guests.as_slice(), &wanted].concat());
         maps.set_guest_interfaces(slot, &both)?;
-        let routing = served.routing.lock().await;
-        routing.install(&served.netns, &self.interior, &wanted).await?;
-        routing.remove_guests_but(&wanted).await?;
-        drop(routing);
+        served.routing.install(&served.netns, &self.interior, &wanted).await?;
+        served.routing.remove_guests_but(&wanted).await?;
         maps.set_guest_interfaces(slot, &self.interfaces_of(&wanted))?;
         tracing::info!(pod = %self.record.pod.name, interfaces = ?wanted, "interfaces behind which guests sit have changed");
         self.standing.guests = wanted;

@@ -1,17 +1,23 @@
 //! A pod that istio-cni had before.
 
 use super::Enrolled;
-use crate::{istio_cni, pods::registry::chain};
+use crate::{
+    istio_cni::pod::{self, Outcome},
+    pods::registry::chain,
+};
 
 impl Enrolled {
-    /// Removes istio-cni's rules from the pod, as far as that can be done now. Our redirection must stand: in between the
-    /// pod's connections are refused.
-    pub(super) async fn take_over(&mut self) {
-        let Some(served) = &self.served else { return };
-        let outcome = {
-            let routing = served.routing.lock().await;
-            istio_cni::pod::take_over(&served.netns, &routing).await
+    /// Tries again to remove what could not be removed before of istio-cni's rules.
+    pub async fn take_over_again(&mut self) {
+        let Some(served) = self.served.as_ref().filter(|_| self.leftover.is_some()) else {
+            return;
         };
+        let outcome = pod::take_over(&served.netns, &served.routing).await;
+        self.note_leftover(outcome);
+    }
+
+    /// Tells what was removed, and remembers what was not.
+    pub(super) fn note_leftover(&mut self, outcome: Outcome) {
         let pod = format!("{}/{}", self.record.pod.namespace, self.record.pod.name);
         if !outcome.removed.is_empty() {
             let removed = outcome.removed.join(", ");
@@ -22,12 +28,5 @@ impl Enrolled {
             tracing::warn!(pod, why, "istio-cni left something in the pod");
         }
         self.leftover = left;
-    }
-
-    /// Tries again what could not be removed before.
-    pub async fn take_over_again(&mut self) {
-        if self.leftover.is_some() {
-            self.take_over().await;
-        }
     }
 }

@@ -4,12 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     os::fd::OwnedFd,
+    sync::Arc,
     time::Instant,
 };
 
 use tokio::sync::mpsc;
 
-use super::{Parts, Registry, Stirred, chain, report};
+use super::{Errands, Parts, Registry, Stirred, chain, report};
 use crate::{
     pods::{
         ask::Pods,
@@ -29,8 +30,9 @@ impl Registry {
     ) -> (Self, Pods) {
         let (sender, asks) = mpsc::channel(64);
         let mut registry = Self {
-            parts,
+            parts: Arc::new(parts),
             pods: HashMap::new(),
+            errands: Errands::new(),
             asks,
             stirred,
             retried: Instant::now(),
