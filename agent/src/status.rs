@@ -28,7 +28,11 @@ use crate::{
     identity::Certificates,
     kubernetes::Kubernetes,
     mesh::{self, Mesh},
-    pods::{Pods, ask::Survey, certificate_status::certificate_status},
+    pods::{
+        Pods,
+        ask::{Depth, Survey},
+        certificate_status::certificate_status,
+    },
     proxy::{self, Gateway, TunnelInfo},
     xds::Told,
 };
@@ -137,7 +141,7 @@ impl Desk {
             ..
         } = &*self.0;
         let survey = match holder {
-            Holder::Pods(pods) => pods.survey().await,
+            Holder::Pods(pods) => pods.survey(Depth::Whole).await,
             Holder::Gateway(gateway) => survey_gateway(gateway),
         };
         let (mesh_since, mesh_age) = {

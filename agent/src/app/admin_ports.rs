@@ -9,7 +9,7 @@ use super::{StartError, dump::Held, failed, mesh_source::MeshSource};
 use crate::{
     admin::{self, Logging, Metrics, Part, Ports, Readiness, Sources, State},
     config, mesh,
-    pods::Pods,
+    pods::{Pods, ask::Depth},
     status::{self, Desk},
     telemetry::{self, NodeState, RecentFailure, Telemetry, log::LogHandle},
 };
@@ -83,7 +83,7 @@ impl AdminPorts {
         let runtime = Handle::current();
         self.count(move || NodeState {
             restarts,
-            ..NodeState::from(&runtime.block_on(pods.survey()))
+            ..NodeState::from(&runtime.block_on(pods.survey(Depth::Counted)))
         });
     }
 

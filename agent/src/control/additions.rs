@@ -54,16 +54,25 @@ impl Additions {
 
     /// See `isthmus_wire::Request::Add`.
     pub async fn add(&self, pod: NewPod) -> Response {
-        let begin = Instant::now();
         let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
-        let response = self.bring_in(pod, begin + PATIENCE).await;
-        let took_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut steps = Steps::begin();
+        let response = self.bring_in(pod, &mut steps).await;
         let done = matches!(response, Response::Done);
-        tracing::info!(namespace, pod = name, took_ms, done, "the CNI plugin's ADD is answered");
+        let (decided_ms, enrolled_ms, took_ms) = (steps.decided_ms, steps.enrolled_ms, steps.ms());
+        tracing::info!(
+            namespace,
+            pod = name,
+            decided_ms,
+            enrolled_ms,
+            took_ms,
+            done,
+            "the CNI plugin's ADD is answered"
+        );
         response
     }
 
-    async fn bring_in(&self, pod: NewPod, until: Instant) -> Response {
+    async fn bring_in(&self, pod: NewPod, steps: &mut Steps) -> Response {
+        let until = steps.begin + PATIENCE;
         // A runtime that gave one addition up begins the next while the first still runs; what the first lets go of must
         // not be what the second has brought in.
         let Ok(_turn) = timeout_at(until, self.turns.take(&pod.uid)).await else {
@@ -74,11 +83,13 @@ impl Additions {
             Ok(Admitted::Leave) => return Response::Done,
             Err(refused) => return refused.into(),
         };
+        steps.decided_ms = Some(steps.ms());
         let (uid, netns) = (enrol.uid.clone(), enrol.netns.clone());
         let added = match self.pods.add(enrol).await {
             Ok(added) => added,
             Err(refused) => return refused.into(),
         };
+        steps.enrolled_ms = Some(steps.ms());
         match self.certified(&added, Instant::now() + PATIENCE).await {
             Ok(()) => {
                 self.admission.added();
@@ -161,6 +172,27 @@ impl Additions {
             },
             Err(refused) => refused.into(),
         }
+    }
+}
+
+/// When an addition was how far.
+struct Steps {
+    begin: Instant,
+    decided_ms: Option<u64>,
+    enrolled_ms: Option<u64>,
+}
+
+impl Steps {
+    fn begin() -> Self {
+        Self {
+            begin: Instant::now(),
+            decided_ms: None,
+            enrolled_ms: None,
+        }
+    }
+
+    fn ms(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 

@@ -25,7 +25,7 @@ use super::{
     reconcile::{Action, Holding, next},
     store::Store,
 };
-use crate::pods::Pods;
+use crate::pods::{Pods, ask::Depth};
 
 /// How often all is compared although nobody said that something changed.
 const AUDIT: Duration = Duration::from_secs(15);
@@ -106,7 +106,7 @@ impl Steward {
     async fn look(&self, memory: &mut Memory) -> Option<Instant> {
         let intents = self.store.intents()?;
         memory.keep_only(&intents);
-        let mut held = self.pods.survey().await.pods;
+        let mut held = self.pods.survey(Depth::Known).await.pods;
         let mut processes = None;
         for (pod, intent) in &intents {
             let course = memory
@@ -193,7 +193,7 @@ impl Steward {
                         }
                     }
                 }
-                *held = self.pods.survey().await.pods;
+                *held = self.pods.survey(Depth::Known).await.pods;
                 true
             }
             Some(Action::Release) => {
@@ -203,7 +203,7 @@ impl Steward {
                 if let Intent::Leave(because) = intent {
                     tracing::info!(pod = pod.title(), %because, done, "a pod is let go");
                 }
-                *held = self.pods.survey().await.pods;
+                *held = self.pods.survey(Depth::Known).await.pods;
                 done
             }
             Some(Action::Annotate(redirection)) => {

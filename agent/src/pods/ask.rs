@@ -28,7 +28,7 @@ pub enum Ask {
     /// The same; and change nothing on the node from the first answer on, because a successor does.
     HandOver(Duration, oneshot::Sender<()>, oneshot::Sender<()>),
     /// All pods, tunnels and connections.
-    Survey(oneshot::Sender<Survey>),
+    Survey(Depth, oneshot::Sender<Survey>),
     /// The open connections of every pod, by UID.
     Connections(oneshot::Sender<BTreeMap<String, PodConnections>>),
 }
@@ -39,7 +39,7 @@ impl Ask {
         match self {
             Self::Enrol(pod, _) | Self::Add(pod, _) => Some(&pod.uid),
             Self::Release(uid, _) | Self::Delete(uid, ..) | Self::Find(uid, ..) => Some(uid),
-            Self::Drain(..) | Self::HandOver(..) | Self::Survey(_) | Self::Connections(_) => None,
+            Self::Drain(..) | Self::HandOver(..) | Self::Survey(..) | Self::Connections(_) => None,
         }
     }
 }
@@ -66,6 +66,17 @@ impl From<NotAdded> for Response {
     fn from(NotAdded { reason, retriable }: NotAdded) -> Self {
         Self::Refused { reason, retriable }
     }
+}
+
+/// How much a survey tells of each pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// What the registry knows.
+    Known,
+    /// And what the kernel has counted.
+    Counted,
+    /// And its links and programs: for each, the kernel takes a lock that the network of the whole node has but once.
+    Whole,
 }
 
 /// What the registry holds of one pod.
@@ -199,9 +210,9 @@ impl Pods {
     }
 
     /// What is held now; nothing when the agent ends.
-    pub async fn survey(&self) -> Survey {
+    pub async fn survey(&self, depth: Depth) -> Survey {
         let (answer, answered) = oneshot::channel();
-        self.ask(Ask::Survey(answer), answered).await.unwrap_or_default()
+        self.ask(Ask::Survey(depth, answer), answered).await.unwrap_or_default()
     }
 
     /// The open connections of every pod, by UID; nothing when the agent ends.

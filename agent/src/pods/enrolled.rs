@@ -5,6 +5,7 @@ mod inside;
 mod takeover;
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
     time::{Instant, SystemTime},
@@ -17,7 +18,7 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
 use self::{following::Standing, inside::Inside};
 use super::{
-    ask::PodConnections,
+    ask::{Depth, PodConnections},
     capture,
     certificate_status::certificate_status,
     pod_sockets::PodSockets,
@@ -205,7 +206,7 @@ impl Enrolled {
         parts.programs.install(slot, &netns)?;
         maps.set_addresses(slot, &self.addresses.load(), &interior.addresses)?;
         self.addresses.store(Arc::new(interior.addresses.clone()));
-        maps.set_guest_interfaces(slot, &self.guests(&interior))?;
+        maps.set_guest_interfaces(slot, &interior.indexes_of(&self.record.pod.reroute_interfaces))?;
         match capture::flags(&self.standing.capture) {
             // Rules that an agent left which died half-way are not asked for, and go with the slot.
             0 => maps.set_rules(slot, rules)?,
@@ -218,7 +219,9 @@ impl Enrolled {
             .await?;
         self.served = Some(self.serve(parts, Arc::clone(&netns), listeners, rules, following)?);
         maps.arm(netns.cookie(), slot)?;
-        self.guard(parts, &interior)?;
+        if let Some(inside) = self.inside() {
+            inside.guard(parts, &interior)?;
+        }
         self.interior = interior;
         self.state = State::Enrolled;
         self.trouble = None;
@@ -282,74 +285,22 @@ impl Enrolled {
         })
     }
 
-    fn guard(&self, parts: &Parts, interior: &Interior) -> Result<(), RegistryError> {
-        let Some(served) = &self.served else { return Ok(()) };
-        for link in &interior.links {
-            parts.programs.guard(self.record.slot, &served.netns, link)?;
-        }
-        let gone = self
-            .interior
-            .links
-            .iter()
-            .filter(|old| !interior.links.iter().any(|link| link.index == old.index));
-        for link in gone {
-            parts.programs.forget_link(self.record.slot, link.index)?;
-        }
-        Ok(())
-    }
-
-    /// Interfaces of the pod behind which guests sit, by index.
-    fn guests(&self, interior: &Interior) -> Vec<u32> {
-        let names = &self.record.pod.reroute_interfaces;
-        interior
-            .links
-            .iter()
-            .filter(|link| names.contains(&link.name))
-            .map(|link| link.index)
-            .collect()
-    }
-
-    /// Where its links and addresses can be looked at anew.
+    /// Where its links and addresses can be followed.
     pub fn inside(&self) -> Option<Inside> {
         Some(Inside {
             netns: Arc::clone(&self.served.as_ref()?.netns),
+            slot: self.slot(),
+            name: self.record.pod.name.clone(),
+            guests: self.record.pod.reroute_interfaces.clone(),
+            is_guarded: self.state == State::Enrolled,
+            addresses: Arc::clone(&self.addresses),
             known: self.interior.clone(),
         })
     }
 
-    /// Links and addresses are these now.
-    pub async fn change(&mut self, parts: &Parts, interior: Interior) -> Result<(), RegistryError> {
-        let Some(Served { netns, routing, .. }) = &self.served else {
-            return Ok(());
-        };
-        if self.state == State::Enrolled {
-            self.guard(parts, &interior)?;
-        }
-        parts
-            .node
-            .maps()
-            .set_guest_interfaces(self.slot(), &self.guests(&interior))?;
-        let old = self.addresses.load_full();
-        if *old != interior.addresses {
-            tracing::info!(pod = %self.record.pod.name, addresses = ?interior.addresses, "the pod's addresses changed");
-            if interior.primary_v4().is_none() && interior.primary_v6().is_none() && !interior.links.is_empty() {
-                tracing::error!(
-                    pod = %self.record.pod.name,
-                    "the pod's links lost all addresses: a sandbox (gVisor) may have taken them into a network stack of its own; \
-                     such a pod's traffic cannot be redirected, its SYNs are dropped"
-                );
-            }
-            parts
-                .node
-                .maps()
-                .set_addresses(self.slot(), &old, &interior.addresses)?;
-            self.addresses.store(Arc::new(interior.addresses.clone()));
-        }
-        routing
-            .install(netns, &interior, &self.record.pod.reroute_interfaces)
-            .await?;
+    /// Its links and addresses are these now, and the kernel has been told.
+    pub fn followed(&mut self, interior: Interior) {
         self.interior = interior;
-        Ok(())
     }
 
     /// Has the certificate held ready of who the mesh says the pod is; before it does, of who the pod will be.
@@ -467,11 +418,10 @@ impl Enrolled {
         self.state = State::Enrolled;
         self.reconsider(parts, &parts.mesh.current())?;
         parts.node.maps().arm(self.record.cookie, self.slot())?;
-        let Some(inside) = self.inside() else { return Ok(()) };
-        match inside.look().await? {
-            Some(interior) => self.change(parts, interior).await,
-            None => Ok(()),
+        if let Some(inside) = self.inside() {
+            self.interior = inside.follow(parts).await?;
         }
+        Ok(())
     }
 
     /// Removes every trace of a pod from its namespace and from the kernel, also of one that was brought in half-way.
@@ -527,11 +477,10 @@ impl Enrolled {
         std::mem::take(&mut served.serving)
     }
 
-    /// For status.
-    pub fn status(&self, parts: &Parts) -> PodStatus {
-        let maps = parts.node.maps();
-        let links = parts.programs.links(self.slot());
-        let counted = maps.plaintext(self.slot());
+    /// For status, without its links.
+    pub fn status(&self, parts: &Parts, depth: Depth) -> PodStatus {
+        let maps = (depth >= Depth::Counted).then(|| parts.node.maps());
+        let counted = maps.map(|maps| maps.plaintext(self.slot())).unwrap_or_default();
         let mesh = parts.mesh.current();
         let identity = self
             .workload(&mesh, &parts.network)
@@ -564,15 +513,15 @@ impl Enrolled {
             connections_in: open.connections_in,
             tunnels_out: open.tunnels_out,
             tunnels_in: open.tunnels_in,
-            verdicts: maps.verdicts(self.slot()),
+            verdicts: maps.map(|maps| maps.verdicts(self.slot())).unwrap_or_default(),
             plaintext: Plaintext {
                 opened: counted.opened,
                 closed: counted.closed,
                 received_bytes: counted.received_bytes,
                 sent_bytes: counted.sent_bytes,
             },
-            links: links.iter().map(|link| (link.name.clone(), link.id)).collect(),
-            programs: links.iter().map(|link| (link.name.clone(), link.program_id)).collect(),
+            links: BTreeMap::new(),
+            programs: BTreeMap::new(),
         }
     }
 }

@@ -17,6 +17,7 @@ use isthmus_wire::{MOST_TUNNELS, Response};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
+    task::spawn_blocking,
     time::{MissedTickBehavior, interval, timeout},
 };
 
@@ -25,7 +26,7 @@ use self::{
     errands::{Brings, Errands, Return},
 };
 use super::{
-    ask::{Added, Ask, PodConnections, Survey, ending},
+    ask::{Added, Ask, Depth, PodConnections, Survey, ending},
     capture,
     enrolled::{Enrolled, State},
     kernel_mesh::KernelMesh,
@@ -203,7 +204,7 @@ impl Registry {
                 Ask::Find(uid, netns, answer) => reply(answer, held::find(&self.pods, &uid, &netns)),
                 Ask::HandOver(..) => {}
                 Ask::Drain(_, answer) => reply(answer, ()),
-                ask @ (Ask::Survey(_) | Ask::Connections(_)) => self.answer(ask).await,
+                ask @ (Ask::Survey(..) | Ask::Connections(_)) => self.answer(ask).await,
             }
         }
     }
@@ -237,15 +238,19 @@ impl Registry {
             Ask::Find(uid, netns, answer) => reply(answer, held::find(&self.pods, &uid, &netns)),
             Ask::Drain(deadline, answer) => self.drain(deadline, answer),
             Ask::HandOver(..) => {}
-            Ask::Survey(answer) => reply(answer, self.survey()),
+            Ask::Survey(depth, answer) => self.survey(depth, answer),
             Ask::Connections(answer) => reply(answer, self.connections()),
         }
     }
 
     fn send_out(&mut self, pod: Enrolled) {
         let parts = Arc::clone(&self.parts);
-        self.errands.send(pod.record.clone(), async move {
-            report(pod.take_out(&parts).await);
+        self.errands.send(pod.record.clone(), pod.state.name(), async move {
+            report(match pod.state {
+                // Of its namespace, nothing is left.
+                State::Lingering => pod.forget(&parts),
+                _ => pod.take_out(&parts).await,
+            });
             Brings::Gone
         });
     }
@@ -260,13 +265,13 @@ impl Registry {
             return reply(answer, respond(uid, Err(error)));
         }
         let (parts, slot) = (Arc::clone(&self.parts), pod.slot());
-        self.errands.send(pod.record.clone(), async move {
+        self.errands.send(pod.record.clone(), pod.state.name(), async move {
             let unguarded = parts.programs.unguard(slot);
             Brings::Unguarded(answer, unguarded.map_err(RegistryError::from))
         });
     }
 
-    /// Has links and addresses of a pod looked at.
+    /// Has a pod's links and addresses followed.
     fn stir(&mut self, slot: u32) {
         if let Some(errand) = self.errands.of(slot) {
             errand.stirred = true;
@@ -274,8 +279,10 @@ impl Registry {
             && pod.has_its_path()
             && let Some(inside) = pod.inside()
         {
-            self.errands
-                .send(pod.record.clone(), async move { Brings::Changed(inside.look().await) });
+            let parts = Arc::clone(&self.parts);
+            self.errands.send(pod.record.clone(), pod.state.name(), async move {
+                Brings::Followed(inside.follow(&parts).await)
+            });
         }
     }
 
@@ -302,7 +309,7 @@ impl Registry {
                 });
                 reply(answer, respond(&errand.record.pod.uid, released));
             }
-            Brings::Changed(seen) => self.change(slot, seen).await,
+            Brings::Followed(followed) => self.followed(slot, followed),
             Brings::Lost => {
                 let state = match errand.record.released {
                     true => State::Draining { until: Instant::now() },
@@ -320,21 +327,15 @@ impl Registry {
         }
     }
 
-    async fn change(&mut self, slot: u32, seen: Result<Option<Interior>, RegistryError>) {
-        let Some(pod) = self.pods.get_mut(&slot) else { return };
-        let changed = match seen {
-            Ok(Some(interior)) => pod.change(&self.parts, interior).await,
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = changed
-            && pod.has_its_path()
-        {
-            tracing::error!(
+    fn followed(&mut self, slot: u32, followed: Result<Interior, RegistryError>) {
+        match (self.pods.get_mut(&slot), followed) {
+            (Some(pod), Ok(interior)) => pod.followed(interior),
+            (Some(pod), Err(error)) if pod.has_its_path() => tracing::error!(
                 slot,
                 error = chain(&error),
                 "the pod's links or addresses could not be followed"
-            );
+            ),
+            _ => {}
         }
     }
 
@@ -383,7 +384,7 @@ impl Registry {
                 State::Lingering if self.parts.programs.claimed(slot) != Claimed::Alive => {
                     if let Some(pod) = self.pods.remove(&slot) {
                         tracing::info!(pod = %pod.record.pod.name, slot, "the pod is gone");
-                        report(pod.forget(&self.parts));
+                        self.send_out(pod);
                     }
                 }
                 State::Lingering => {}
@@ -425,13 +426,13 @@ impl Registry {
         listed
     }
 
-    fn survey(&self) -> Survey {
-        let mut survey = Survey {
-            verdicts: self.parts.node.maps().verdicts(0),
-            ..Survey::default()
-        };
+    fn survey(&self, depth: Depth, answer: oneshot::Sender<Survey>) {
+        let mut survey = Survey::default();
+        if depth >= Depth::Counted {
+            survey.verdicts = self.parts.node.maps().verdicts(0);
+        }
         for pod in self.pods.values() {
-            let status = pod.status(&self.parts);
+            let status = pod.status(&self.parts, depth);
             for (name, count) in &status.verdicts {
                 *survey.verdicts.entry(name.clone()).or_default() += count;
             }
@@ -447,7 +448,27 @@ impl Registry {
         for (uid, status) in self.errands.statuses() {
             survey.pods.entry(uid).or_insert(status);
         }
-        survey
+        match depth {
+            Depth::Known | Depth::Counted => reply(answer, survey),
+            Depth::Whole => self.look_at_links(survey, answer),
+        }
+    }
+
+    /// Adds to each pod what is attached to it, away from here.
+    fn look_at_links(&self, mut survey: Survey, answer: oneshot::Sender<Survey>) {
+        let parts = Arc::clone(&self.parts);
+        let slots = self.pods.values().map(|pod| (pod.record.pod.uid.clone(), pod.slot()));
+        let slots: Vec<_> = slots.collect();
+        spawn_blocking(move || {
+            for (uid, slot) in slots {
+                if let Some(status) = survey.pods.get_mut(&uid) {
+                    let links = parts.programs.links(slot);
+                    status.links = links.iter().map(|link| (link.name.clone(), link.id)).collect();
+                    status.programs = links.into_iter().map(|link| (link.name, link.program_id)).collect();
+                }
+            }
+            reply(answer, survey);
+        });
     }
 }
 

@@ -108,6 +108,12 @@ impl Interior {
             _ => None,
         })
     }
+
+    /// Indexes of the links of these names.
+    pub fn indexes_of(&self, names: &[String]) -> Vec<u32> {
+        let named = self.links.iter().filter(|link| names.contains(&link.name));
+        named.map(|link| link.index).collect()
+    }
 }
 
 /// A netlink socket in a pod's namespace. It holds the namespace: drop it when the pod goes.

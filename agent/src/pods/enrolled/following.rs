@@ -68,22 +68,14 @@ impl Enrolled {
         let Some(served) = &self.served else { return Ok(()) };
         let wanted = self.record.pod.reroute_interfaces.clone();
         let (slot, maps) = (self.slot(), parts.node.maps());
-        let both = self.interfaces_of(&[self.standing.guests.as_slice(), &wanted].concat());
+        let both = [self.standing.guests.as_slice(), &wanted].concat();
+        let both = self.interior.indexes_of(&both);
         maps.set_guest_interfaces(slot, &both)?;
         served.routing.install(&served.netns, &self.interior, &wanted).await?;
         served.routing.remove_guests_but(&wanted).await?;
-        maps.set_guest_interfaces(slot, &self.interfaces_of(&wanted))?;
+        maps.set_guest_interfaces(slot, &self.interior.indexes_of(&wanted))?;
         tracing::info!(pod = %self.record.pod.name, interfaces = ?wanted, "interfaces behind which guests sit have changed");
         self.standing.guests = wanted;
         Ok(())
-    }
-
-    /// Interfaces of these names in the pod, by index.
-    fn interfaces_of(&self, names: &[String]) -> Vec<u32> {
-        let links = self.interior.links.iter();
-        links
-            .filter(|link| names.contains(&link.name))
-            .map(|link| link.index)
-            .collect()
     }
 }

@@ -108,7 +108,7 @@ impl Registry {
 
     fn send_in(&mut self, mut pod: Enrolled, netns: Netns, following: PodRouting, asker: Asker) {
         let parts = Arc::clone(&self.parts);
-        self.errands.send(pod.record.clone(), async move {
+        self.errands.send(pod.record.clone(), "entering", async move {
             let began = Instant::now();
             match pod.install(&parts, netns, None, following).await {
                 Ok(()) => {

@@ -33,6 +33,8 @@ pub(super) struct Errands {
 pub(super) struct UnderWay {
     /// Of which pod.
     pub(super) record: Record,
+    /// As status names it.
+    state: &'static str,
     /// Links or addresses of the pod may have changed meanwhile.
     pub(super) stirred: bool,
     /// Asked about the pod meanwhile.
@@ -55,8 +57,8 @@ pub(super) enum Brings {
     Gone,
     /// A pod's guard was to be taken off.
     Unguarded(oneshot::Sender<Response>, Result<(), RegistryError>),
-    /// Links and addresses of a pod, unless they are as they were.
-    Changed(Result<Option<Interior>, RegistryError>),
+    /// Links and addresses of a pod, as the kernel knows them now.
+    Followed(Result<Interior, RegistryError>),
     /// No thread could be had, or it panicked; what it was given is lost.
     Lost,
 }
@@ -89,12 +91,11 @@ impl Errands {
 
     /// Pods that are out, by UID.
     pub(super) fn statuses(&self) -> impl Iterator<Item = (String, PodStatus)> {
-        self.under_way.values().map(|UnderWay { record, .. }| {
-            let state = if record.released { "draining" } else { "entering" };
+        self.under_way.values().map(|UnderWay { record, state, .. }| {
             let status = PodStatus {
                 namespace: record.pod.namespace.clone(),
                 name: record.pod.name.clone(),
-                state: state.to_owned(),
+                state: (*state).to_owned(),
                 netns: record.pod.netns.clone(),
                 mtls_required: true,
                 ..PodStatus::default()
@@ -115,8 +116,13 @@ impl Errands {
         }
     }
 
-    /// Does it on another thread, which has a runtime for as long as that takes.
-    pub(super) fn send(&mut self, record: Record, errand: impl Future<Output = Brings> + Send + 'static) {
+    /// Does it on another thread, which has a runtime for as long as that takes. `state` is the pod's meanwhile.
+    pub(super) fn send(
+        &mut self,
+        record: Record,
+        state: &'static str,
+        errand: impl Future<Output = Brings> + Send + 'static,
+    ) {
         let (slot, seats) = (record.slot, Arc::clone(&self.seats));
         self.returning.spawn(async move {
             let seat = seats.acquire_owned().await;
@@ -134,6 +140,7 @@ impl Errands {
         });
         let under_way = UnderWay {
             record,
+            state,
             stirred: false,
             later: Vec::new(),
         };
@@ -156,6 +163,7 @@ mod tests {
     use isthmus_wire::Enrol;
 
     use super::*;
+    use crate::pods::ask::Depth;
 
     fn record(slot: u32, uid: &str) -> Record {
         Record {
@@ -194,11 +202,11 @@ mod tests {
     async fn what_is_asked_about_a_pod_that_is_out_waits_and_nothing_else() {
         let mut errands = Errands::new();
         let (began, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        errands.send(record(3, "a"), held(&began, &go));
+        errands.send(record(3, "a"), "entering", held(&began, &go));
         assert!(errands.has(3) && !errands.has(4));
         assert!(errands.keep(find("a")).is_none());
         assert!(errands.keep(find("b")).is_some());
-        assert!(errands.keep(Ask::Survey(oneshot::channel().0)).is_some());
+        assert!(errands.keep(Ask::Survey(Depth::Known, oneshot::channel().0)).is_some());
         assert_eq!(errands.other_in(103, "b").as_deref(), Some("a"));
         assert_eq!(errands.other_in(103, "a"), None);
         assert_eq!(errands.other_in(104, "b"), None);
@@ -226,7 +234,7 @@ mod tests {
         let (began, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
         let all = u32::try_from(MOST_AT_ONCE).unwrap() + 1;
         for slot in 1..=all {
-            errands.send(record(slot, &slot.to_string()), held(&began, &go));
+            errands.send(record(slot, &slot.to_string()), "entering", held(&began, &go));
         }
         began.acquire_many(all - 1).await.unwrap().forget();
         assert_eq!(began.available_permits(), 0, "the last has no seat yet");
@@ -242,7 +250,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_panics_is_told_of() {
         let mut errands = Errands::new();
-        errands.send(record(3, "a"), async { panic!("as a test wants it") });
+        errands.send(record(3, "a"), "entering", async { panic!("as a test wants it") });
         let back = errands.next().await.unwrap();
         assert!(matches!(
             back,
