@@ -79,7 +79,7 @@ impl Pod {
         self.lookups = lookups.into_iter().map(named).collect();
         let routing = PodRouting::open(netns).map_err(|error| crate::pods::registry::chain(&error))?;
         let interior = routing
-            .interior()
+            .interior(netns)
             .await
             .map_err(|error| crate::pods::registry::chain(&error))?;
         self.egress = hooks::egress(netns, &interior.links).map_err(|error| format!("tcx: {error}"))?;

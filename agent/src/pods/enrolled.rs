@@ -162,7 +162,11 @@ impl Enrolled {
         held: Option<Listeners>,
     ) -> Result<(), RegistryError> {
         let following = self.prepare(parts, &netns)?;
-        self.install(parts, netns, held, following).await
+        self.install(parts, netns, held, following).await?;
+        if let Some(inside) = self.inside() {
+            inside.widen().await;
+        }
+        Ok(())
     }
 
     /// Begins what outlives the bringing in, and is to be done on the registry's thread.
@@ -188,7 +192,7 @@ impl Enrolled {
         let maps = parts.node.maps();
         // The requests of `following` are made on the registry's thread.
         let routing = PodRouting::open(&netns)?;
-        let interior = routing.interior().await?;
+        let interior = routing.interior(&netns).await?;
         if let Some(tap) = interior.links.iter().find(|link| is_sandbox(&link.name)) {
             return Err(RegistryError::Sandboxed(tap.name.clone()));
         }

@@ -251,7 +251,16 @@ impl Registry {
                 State::Lingering => pod.forget(&parts),
                 _ => pod.take_out(&parts).await,
             });
-            Brings::Gone
+            Brings::Nothing
+        });
+    }
+
+    /// What is only about speed keeps nobody waiting.
+    fn send_to_widen(&mut self, pod: &Enrolled) {
+        let Some(inside) = pod.inside() else { return };
+        self.errands.send(pod.record.clone(), pod.state.name(), async move {
+            inside.widen().await;
+            Brings::Nothing
         });
     }
 
@@ -297,10 +306,11 @@ impl Registry {
                     is_new: true,
                     identity: pod.identity().cloned(),
                 }));
+                self.send_to_widen(&pod);
                 self.pods.insert(slot, *pod);
             }
             Brings::New(asker, Err(error)) => asker.hear(Err(error)),
-            Brings::Gone => {}
+            Brings::Nothing => {}
             Brings::Unguarded(answer, outcome) => {
                 let until = Instant::now() + self.parts.release_deadline;
                 let released = outcome.and_then(|()| match self.pods.get_mut(&slot) {

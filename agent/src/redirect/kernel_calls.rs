@@ -1,7 +1,7 @@
 //! The few kernel calls no crate wraps.
 #![expect(
     unsafe_code,
-    reason = "SO_NETNS_COOKIE, IP_LOCAL_PORT_RANGE, bpf(2) on pinned links and on hooks have no safe wrapper"
+    reason = "SO_NETNS_COOKIE, IP_LOCAL_PORT_RANGE, SIOCGIFHWADDR, SIOCGIFINDEX, bpf(2) on pinned links and on hooks have no safe wrapper"
 )]
 
 use std::{
@@ -69,6 +69,41 @@ pub(super) fn limit_local_ports(socket: BorrowedFd<'_>, ports: &std::ops::RangeI
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// `ARPHRD_` of an interface in the calling thread's network namespace (netdevice(7)).
+pub(super) fn link_type(socket: BorrowedFd<'_>, name: &str) -> io::Result<u16> {
+    let request = about_link(socket, libc::SIOCGIFHWADDR, name)?;
+    // SAFETY: the kernel has filled in this member of the union, and any bytes are a sockaddr.
+    Ok(unsafe { request.ifr_ifru.ifru_hwaddr }.sa_family)
+}
+
+/// Index of an interface in the calling thread's network namespace.
+pub(super) fn link_index(socket: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
+    let request = about_link(socket, libc::SIOCGIFINDEX, name)?;
+    // SAFETY: the kernel has filled in this member of the union, and any bytes are an integer.
+    u32::try_from(unsafe { request.ifr_ifru.ifru_ifindex }).map_err(io::Error::other)
+}
+
+fn about_link(socket: BorrowedFd<'_>, question: libc::Ioctl, name: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: all zeroes are an interface without a name, and zero in every member of the union.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    let room = request.ifr_name.len();
+    // The last byte ends the name.
+    if name.len() >= room {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{name:?} is too long for an interface's name"),
+        ));
+    }
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *place = byte.cast_signed();
+    }
+    // SAFETY: both questions read and write one `ifreq`, which is what is given.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), question, &raw mut request) } {
+        0 => Ok(request),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -14,7 +14,6 @@ use isthmus_abi::{LOOPBACK_IFINDEX, MARK_IN, MARK_OUT, ROUTE_PROTOCOL, RULE_PRIO
 use netlink_packet_route::{
     IpProtocol,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
-    link::{LinkAttribute, LinkLayerType, LinkMessage},
     route::{RouteProtocol, RouteScope, RouteType},
     rule::{RuleAction, RuleAttribute, RuleMessage},
 };
@@ -27,6 +26,7 @@ use super::Netns;
 
 mod foreign;
 mod inspection;
+mod links;
 mod loopback;
 
 pub use inspection::MarkRule;
@@ -57,6 +57,11 @@ pub enum RoutingError {
         #[source]
         cause: rtnetlink::Error,
     },
+    /// Links cannot be told.
+    #[error(
+        "listing links in the pod's network namespace (/proc/thread-self/net/dev, ioctls SIOCGIFINDEX and SIOCGIFHWADDR)"
+    )]
+    Links(#[source] io::Error),
     /// A sysctl cannot be set.
     #[error(
         "setting {} in the pod (a container's own is read-only; the node's /proc/sys/net must be mounted at {NODE_SYSCTLS})",
@@ -165,10 +170,9 @@ impl PodRouting {
         self.changes.take()
     }
 
-    /// Links and addresses as they are now.
-    pub async fn interior(&self) -> Result<Interior, RoutingError> {
-        let links = self.handle.link().get().execute().try_collect::<Vec<_>>();
-        let links = links.await.map_err(refused("listing links"))?;
+    /// Links and addresses of its namespace as they are now.
+    pub async fn interior(&self, netns: &Netns) -> Result<Interior, RoutingError> {
+        let links = links::of(netns).map_err(RoutingError::Links)?;
         let addresses = self.handle.address().get().execute().try_collect::<Vec<_>>();
         let addresses = addresses.await.map_err(refused("listing addresses"))?;
         let mut usable: Vec<&AddressMessage> = addresses
@@ -177,7 +181,7 @@ impl PodRouting {
             .collect();
         usable.sort_by_key(|address| (rank(address), address.header.index));
         let mut interior = Interior {
-            links: links.iter().filter_map(link).collect(),
+            links,
             ..Interior::default()
         };
         for message in usable {
@@ -198,7 +202,6 @@ impl PodRouting {
     /// source addresses; called again after they changed, it replaces them.
     pub async fn install(&self, netns: &Netns, interior: &Interior, guests: &[String]) -> Result<(), RoutingError> {
         netns.run(|| set_sysctls("1")).map_err(RoutingError::Enter)??;
-        self.widen_loopback().await;
         if interior.primary_v4().is_some() {
             self.add_rules(IpVersion::V4, guests).await?;
         }
@@ -350,22 +353,6 @@ fn local_default<T>(route: RouteMessageBuilder<T>) -> netlink_packet_route::rout
         .scope(RouteScope::Host)
         .protocol(RouteProtocol::from(ROUTE_PROTOCOL))
         .build()
-}
-
-fn link(message: &LinkMessage) -> Option<Link> {
-    if message.header.link_layer_type == LinkLayerType::Loopback {
-        return None;
-    }
-    let name = message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    })?;
-    let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
-    Some(Link {
-        index: message.header.index,
-        name,
-        ethernet,
-    })
 }
 
 fn is_link_local(address: IpAddr) -> bool {

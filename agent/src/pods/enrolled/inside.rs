@@ -23,7 +23,7 @@ impl Inside {
     /// Tells the kernel of links and addresses as they are now, and gives them.
     pub async fn follow(&self, parts: &Parts) -> Result<Interior, RegistryError> {
         let routing = PodRouting::open(&self.netns)?;
-        let interior = routing.interior().await?;
+        let interior = routing.interior(&self.netns).await?;
         if interior == self.known {
             // An address that went and came back took our route with it.
             routing.set_routes(&interior).await?;
@@ -42,6 +42,16 @@ impl Inside {
         }
         routing.install(&self.netns, &interior, &self.guests).await?;
         Ok(interior)
+    }
+
+    /// Makes the pod's `lo` carry more at a time, which is only about speed.
+    pub async fn widen(&self) {
+        match PodRouting::open(&self.netns) {
+            Ok(routing) => routing.widen_loopback().await,
+            Err(error) => {
+                tracing::debug!(pod = %self.name, %error, "packets on the pod's lo stay as large as they are");
+            }
+        }
     }
 
     /// Puts the guard on each link.

@@ -53,8 +53,8 @@ pub(super) struct Return {
 pub(super) enum Brings {
     /// A pod was to be brought in.
     New(Asker, Result<Box<Enrolled>, RegistryError>),
-    /// A pod is taken out, and all said of it.
-    Gone,
+    /// All is done and said.
+    Nothing,
     /// A pod's guard was to be taken off.
     Unguarded(oneshot::Sender<Response>, Result<(), RegistryError>),
     /// Links and addresses of a pod, as the kernel knows them now.
@@ -194,7 +194,7 @@ mod tests {
         async move {
             began.add_permits(1);
             go.acquire().await.unwrap().forget();
-            Brings::Gone
+            Brings::Nothing
         }
     }
 
@@ -219,7 +219,7 @@ mod tests {
             back,
             Return {
                 slot: 3,
-                brings: Brings::Gone
+                brings: Brings::Nothing
             }
         ));
         let kept = errands.end(3).unwrap().later;

@@ -17,7 +17,7 @@ const USUAL: u32 = 65_536;
 
 impl PodRouting {
     /// Lets packets on `lo` be big. A kernel that cannot leaves them as they are: nothing depends on it but speed.
-    pub(super) async fn widen_loopback(&self) {
+    pub async fn widen_loopback(&self) {
         self.size_loopback(BIG).await;
     }
 
@@ -27,14 +27,12 @@ impl PodRouting {
     }
 
     async fn size_loopback(&self, bytes: u32) {
-        // Each by itself: an older kernel knows the first only.
-        for attribute in [LinkAttribute::GsoMaxSize(bytes), LinkAttribute::GsoIpv4MaxSize(bytes)] {
-            let change = LinkUnspec::new_with_index(LOOPBACK_IFINDEX)
-                .append_extra_attribute(attribute)
-                .build();
-            if let Err(error) = self.handle.link().set(change).execute().await {
-                tracing::debug!(%error, bytes, "packets on the pod's lo stay as large as they are");
-            }
+        let change = LinkUnspec::new_with_index(LOOPBACK_IFINDEX)
+            .append_extra_attribute(LinkAttribute::GsoMaxSize(bytes))
+            .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(bytes))
+            .build();
+        if let Err(error) = self.handle.link().set(change).execute().await {
+            tracing::debug!(%error, bytes, "packets on the pod's lo stay as large as they are");
         }
     }
 }
