@@ -4,6 +4,7 @@
 use std::{
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -11,7 +12,7 @@ use std::{
 use crate::{Failure, Step, Tree, tree::in_path};
 
 /// Folder of a module below tests/control-plane, package, and what its program is called.
-const PROGRAMS: [(&str, &str, &str); 7] = [
+const PROGRAMS: [(&str, &str, &str); 9] = [
     ("kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", "kube-apiserver"),
     ("kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", "kube-scheduler"),
     (
@@ -23,6 +24,9 @@ const PROGRAMS: [(&str, &str, &str); 7] = [
     ("kubernetes", "k8s.io/kubernetes/cmd/kubectl", "kubectl"),
     ("istio", "istio.io/istio/pilot/cmd/pilot-discovery", "pilot-discovery"),
     ("istio", "istio.io/istio/istioctl/cmd/istioctl", "istioctl"),
+    // What nodes are taken over from.
+    ("istio", "istio.io/istio/cni/cmd/install-cni", "install-cni"),
+    ("istio", "istio.io/istio/cni/cmd/istio-cni", "istio-cni"),
 ];
 
 /// Manifests of custom resources: module, file or folder in it, and what they are called here.
@@ -34,6 +38,9 @@ const MANIFESTS: [(&str, &str, &str); 2] = [
     ),
     ("sigs.k8s.io/gateway-api", "config/crd/standard", "gateway-crds.yaml"),
 ];
+
+/// The chart of istio-cni: where the module has it, and what it is called here.
+const CHART: (&str, &str, &str) = ("istio.io/istio", "manifests/charts/istio-cni", "istio-cni-chart");
 
 /// A file beside the built folders, which names the one to be used.
 const CURRENT: &str = "current";
@@ -60,6 +67,11 @@ pub(crate) fn build(tree: &Tree) -> Result<(), Failure> {
             place(&home, name, |path| fs::write(path, &text))?;
         }
     }
+    let (module, source, name) = CHART;
+    if !home.join(name).is_dir() {
+        let folder = module_folder(tree, module)?.join(source);
+        place(&home, name, |path| copy(&folder, path))?;
+    }
     let name = home.file_name().unwrap_or_default().to_string_lossy().into_owned();
     place(&tree.target("control-plane"), CURRENT, |path| fs::write(path, &name))
 }
@@ -78,6 +90,7 @@ pub(crate) fn lacks(tree: &Tree) -> Vec<&'static str> {
     let is_built = home(tree).is_ok_and(|home| {
         PROGRAMS.iter().all(|(_, _, program)| home.join(program).is_file())
             && MANIFESTS.iter().all(|(_, _, name)| home.join(name).is_file())
+            && home.join(CHART.2).is_dir()
     });
     if !is_built && found_go().next().is_none() {
         missing.push("golang-go");
@@ -90,7 +103,7 @@ fn digest(tree: &Tree) -> Result<String, Failure> {
     // Its keys are constants (std::hash), so it is the same in every run of one toolchain; another toolchain builds anew.
     let mut hasher = DefaultHasher::new();
     hash_pins(tree, &["kubernetes", "istio"], &mut hasher)?;
-    (PROGRAMS, MANIFESTS).hash(&mut hasher);
+    (PROGRAMS, MANIFESTS, CHART).hash(&mut hasher);
     Ok(format!("{:016x}", hasher.finish()))
 }
 
@@ -147,8 +160,29 @@ fn documents(source: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
+/// Copies a folder and all in it; what was there is replaced.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let (from, to) = {
+            let entry = entry?;
+            (entry.path(), to.join(entry.file_name()))
+        };
+        if from.is_dir() {
+            copy(&from, &to)?;
+        } else {
+            // Its mode is not taken along: in the module cache nothing may be written.
+            fs::write(&to, fs::read(&from)?)?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes a file beside its place and moves it there in one step, so that what is there is whole.
-pub(crate) fn place(home: &Path, name: &str, make: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<(), Failure> {
+pub(crate) fn place(home: &Path, name: &str, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), Failure> {
     let (fresh, path) = (home.join(format!("{name}.fresh")), home.join(name));
     make(&fresh).map_err(|cause| Failure::io("writing", &fresh, &cause))?;
     fs::rename(&fresh, &path).map_err(|cause| Failure::io("placing", &path, &cause))
