@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use crate::{
     Failure, Step, Tree, build, demo,
-    image::{self, Image},
+    image::{self, Image, istio_cni},
     setup::{self, BUSYBOX, Purpose},
 };
 
@@ -30,7 +30,7 @@ enum Verb {
     },
     /// Takes down what is up
     Down,
-    /// Makes the images that its nodes are given: the agent's, and the one that tests run in pods
+    /// Makes the images that its nodes are given, the agent's and the one that tests run in pods, and that of istio-cni
     Images,
 }
 
@@ -51,7 +51,7 @@ impl Cluster {
                 down.arg("down");
                 Step::new("taking clusters down", down).shown()
             }
-            Verb::Images => images(tree),
+            Verb::Images => images_for_tests(tree),
         }
     }
 }
@@ -77,4 +77,11 @@ pub(crate) fn images(tree: &Tree) -> Result<(), Failure> {
     let workload = image::pack_workload(tree, Path::new(BUSYBOX))?;
     println!("    {}", workload.display());
     Ok(())
+}
+
+/// Makes the images that tests of clusters need.
+pub(crate) fn images_for_tests(tree: &Tree) -> Result<(), Failure> {
+    setup::prepare(tree, &[Purpose::Lab, Purpose::ControlPlane])?;
+    images(tree)?;
+    istio_cni::pack(tree)
 }

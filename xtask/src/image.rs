@@ -18,6 +18,8 @@ use crate::{
 
 mod archive;
 mod executable;
+pub(crate) mod istio_cni;
+mod linked;
 mod name;
 
 /// Programs of the image and where they lie in it. The chart and deploy/Dockerfile know these places.

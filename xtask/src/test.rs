@@ -90,7 +90,7 @@ impl Test {
         }
         build::build(tree)?;
         build::build_lab(tree)?;
-        cluster::images(tree)?;
+        cluster::images_for_tests(tree)?;
         self.lab(tree, tally)?;
         if !only_lab && !self.no_fuzz {
             fuzz::run_all(tree, FUZZ_SECONDS, |target, ended| {

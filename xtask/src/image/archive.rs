@@ -49,7 +49,7 @@ struct Blob {
 
 impl Archive {
     /// Packs programs, each with its place in the image, without a slash in front.
-    pub(super) fn of(about: &About<'_>, programs: &[(&str, Executable)]) -> Result<Self, Failure> {
+    pub(super) fn of(about: &About<'_>, programs: &[(impl AsRef<str>, Executable)]) -> Result<Self, Failure> {
         let machine = machine(programs)?;
         let packed = layer(programs)
             .and_then(|layer| assemble(about, machine, Blob::new(layer)))
@@ -93,7 +93,7 @@ impl Blob {
 }
 
 /// The machine that all programs are for.
-fn machine(programs: &[(&str, Executable)]) -> Result<&'static str, Failure> {
+fn machine(programs: &[(impl AsRef<str>, Executable)]) -> Result<&'static str, Failure> {
     let mut machines: Vec<_> = programs.iter().map(|(_, program)| program.machine()).collect();
     machines.dedup();
     match machines.as_slice() {
@@ -106,12 +106,13 @@ fn machine(programs: &[(&str, Executable)]) -> Result<&'static str, Failure> {
 }
 
 /// A layer with the programs and the folders above them, in the order of their names.
-fn layer(programs: &[(&str, Executable)]) -> io::Result<Vec<u8>> {
+fn layer(programs: &[(impl AsRef<str>, Executable)]) -> io::Result<Vec<u8>> {
     let mut entries: Vec<(String, Option<&[u8]>)> = Vec::new();
     for (place, program) in programs {
+        let place = place.as_ref();
         let folders = place.match_indices('/').filter_map(|(at, _)| place.get(..=at));
         entries.extend(folders.map(|folder| (folder.to_owned(), None)));
-        entries.push(((*place).to_owned(), Some(program.bytes())));
+        entries.push((place.to_owned(), Some(program.bytes())));
     }
     entries.sort();
     entries.dedup();

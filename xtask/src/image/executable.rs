@@ -1,4 +1,4 @@
-//! A program for an image that holds nothing else.
+//! A program for an image, or a part of one.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -9,7 +9,7 @@ use object::{
 
 use crate::Failure;
 
-/// A program that needs no loader and no library.
+/// A program that needs no loader and no library, or one that these lie beside, or one of these.
 #[derive(Debug)]
 pub(crate) struct Executable {
     bytes: Vec<u8>,
@@ -23,10 +23,17 @@ impl Executable {
         Self::of(bytes).map_err(|why| Failure::new(format!("{} {why}", path.display())))
     }
 
+    /// Reads one that would not: whoever packs it packs what it needs.
+    pub(super) fn read_part(path: &Path) -> Result<Self, Failure> {
+        let bytes = fs::read(path).map_err(|cause| Failure::io("reading", path, &cause))?;
+        let machine = parse(&bytes).and_then(|file| machine(&file));
+        let machine = machine.map_err(|why| Failure::new(format!("{} {why}", path.display())))?;
+        Ok(Self { bytes, machine })
+    }
+
     /// Judges a program's bytes.
     fn of(bytes: Vec<u8>) -> Result<Self, String> {
-        let file: ElfFile64<'_, Endianness> =
-            ElfFile64::parse(bytes.as_slice()).map_err(|cause| format!("is no program for 64-bit Linux: {cause}"))?;
+        let file = parse(&bytes)?;
         let needs_loader = file
             .elf_program_headers()
             .iter()
@@ -36,11 +43,7 @@ impl Executable {
                 "is linked dynamically, and the image has no libraries; `cargo xtask image` builds it anew".to_owned(),
             );
         }
-        let machine = match file.architecture() {
-            Architecture::X86_64 => "amd64",
-            Architecture::Aarch64 => "arm64",
-            other => return Err(format!("is for {other:?}; images are made for x86-64 and arm64")),
-        };
+        let machine = machine(&file)?;
         Ok(Self { bytes, machine })
     }
 
@@ -68,6 +71,18 @@ impl Executable {
             bytes: bytes.to_vec(),
             machine: "amd64",
         }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<ElfFile64<'_, Endianness>, String> {
+    ElfFile64::parse(bytes).map_err(|cause| format!("is no program for 64-bit Linux: {cause}"))
+}
+
+fn machine(file: &ElfFile64<'_, Endianness>) -> Result<&'static str, String> {
+    match file.architecture() {
+        Architecture::X86_64 => Ok("amd64"),
+        Architecture::Aarch64 => Ok("arm64"),
+        other => Err(format!("is for {other:?}; images are made for x86-64 and arm64")),
     }
 }
 
