@@ -51,6 +51,7 @@ impl Bare {
             ("opt/cni/bin/istio-cni", "binary"),
             ("opt/cni/bin/calico", "binary"),
             ("var/run/istio-cni/istio-cni-kubeconfig", "secret"),
+            ("var/run/istio-cni/istio-cni.log", "words"),
         ] {
             fs::write(root.join(path), text)?;
         }
@@ -94,6 +95,7 @@ fn of_istio_cni(text: &str) -> bool {
         r#""istio-cni""#,
         "bin/istio-cni",
         "-istio-cni",
+        "istio-cni.log",
         ".sock",
         "kubeconfig",
     ];

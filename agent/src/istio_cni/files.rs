@@ -42,6 +42,8 @@ pub(super) const DIRECTORIES: [&str; 2] = ["var/run/istio-cni", "var/run/ztunnel
 /// With what its plugin asked the API server; older ones kept it beside the configuration.
 pub(super) const KUBECONFIG: &str = "var/run/istio-cni/istio-cni-kubeconfig";
 pub(super) const OLD_KUBECONFIG: &str = "ZZZ-istio-cni-kubeconfig";
+/// What its plugin says, besides to its agent.
+pub(super) const LOG: &str = "var/run/istio-cni/istio-cni.log";
 
 /// Files of one directory that are looked at, and bytes of each.
 const MOST_FILES: usize = 256;

@@ -78,6 +78,7 @@ pub fn remove(root: &Path, node: &Netns, told: Told<'_>) {
         }
     }
     remove_file("kubeconfig", &root.join(files::KUBECONFIG), told);
+    remove_file("log", &root.join(files::LOG), told);
     for socket in files::SOCKETS {
         remove_file("socket", &root.join(socket), told);
     }
