@@ -1,12 +1,15 @@
-//! What a user installs: the charts of deploy/helm, with the values of a cluster.
+//! What a user installs: the charts of deploy/helm, with the values of a cluster, and istio's own of istio-cni.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{images::WORKLOAD, kubectl::Kubectl};
+use super::{
+    images::{ISTIO_CNI, WORKLOAD},
+    kubectl::Kubectl,
+};
 use crate::{
-    control_plane::SYSTEM,
+    control_plane::{SYSTEM, built},
     failure::{Failure, Result},
 };
 
@@ -18,7 +21,8 @@ const ROLLED_OUT: Duration = Duration::from_secs(40);
 #[derive(Clone, Debug)]
 pub struct Release {
     name: &'static str,
-    chart: &'static str,
+    /// Its folder, in the work tree or anywhere.
+    chart: String,
     /// What `kubectl rollout` waits for.
     rollout: &'static str,
     values: Value,
@@ -35,7 +39,7 @@ impl Release {
         merge(&mut values, environment);
         Self {
             name: "isthmus",
-            chart: "deploy/helm/isthmus",
+            chart: "deploy/helm/isthmus".to_owned(),
             rollout: "daemonset/ztunnel",
             values,
         }
@@ -51,10 +55,33 @@ impl Release {
         merge(&mut values, environment);
         Self {
             name: GATEWAY,
-            chart: "deploy/helm/isthmus-gateway",
+            chart: "deploy/helm/isthmus-gateway".to_owned(),
             rollout: "deployment/istio-eastwestgateway",
             values,
         }
+    }
+
+    /// istio's own chart of istio-cni, from the module that istiod is built from.
+    pub fn istio_cni() -> Result<Self> {
+        Ok(Self {
+            name: "istio-cni",
+            chart: built("istio-cni-chart")?.display().to_string(),
+            rollout: "daemonset/istio-cni-node",
+            values: json!({ "profile": "ambient", "image": ISTIO_CNI, "pullPolicy": "Never" }),
+        })
+    }
+
+    /// The node agent with an account that is there, on nodes with a label that it takes over from istio-cni, and under a name by
+    /// which istio-cni's plugin lets it start there (docs/install.md, *Beside ztunnel*).
+    #[must_use]
+    pub fn beside_ztunnel(mut self, label: (&str, &str)) -> Self {
+        self.rollout = "daemonset/istio-cni-node-isthmus";
+        self.with(&json!({
+            "resourceName": "istio-cni-node-isthmus",
+            "serviceAccount": { "create": false, "name": "ztunnel" },
+            "takeOverIstioCni": true,
+            "nodeSelector": { (label.0): label.1 },
+        }))
     }
 
     /// With other values, as they stand in a values file.
@@ -75,7 +102,7 @@ impl Release {
             "upgrade",
             "--install",
             self.name,
-            self.chart,
+            &self.chart,
             "--namespace",
             SYSTEM,
             "--values",
@@ -103,6 +130,12 @@ impl Release {
         ];
         let said = said.map(|arguments| kubectl.run(arguments).unwrap_or_else(|failure| failure.to_string()));
         said.join("\n")
+    }
+
+    /// Whether a release of its name is there.
+    pub fn is_installed(&self, kubectl: &Kubectl) -> Result<bool> {
+        let names = kubectl.helm(&["list", "--short", "--namespace", SYSTEM], "")?;
+        Ok(names.lines().any(|name| name == self.name))
     }
 
     /// Takes it away again.

@@ -17,6 +17,7 @@ use crate::{
     control_plane::{built, last_words},
     failure::{Because as _, Failure, Result},
     lab::{World, lock},
+    netns::Netns,
     node::Node,
     process::Process,
     wait::within,
@@ -143,6 +144,35 @@ impl Machine {
             output.status,
             String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim()
         )))
+    }
+
+    /// Gives it the image of istio-cni.
+    pub fn load_istio_cni(&self) -> Result {
+        let archive = images::istio_cni()?;
+        let archive = archive.to_string_lossy();
+        let import = [
+            "--address",
+            "/run/containerd/containerd.sock",
+            "--namespace",
+            "k8s.io",
+            "images",
+            "import",
+        ];
+        self.run(&[&["ctr"], &import[..], &[&archive]].concat()).map(drop)
+    }
+
+    /// Starts a Python script that sees its files, and is neither of its network nor of its processes.
+    pub fn python(&self, name: &str, script: &str) -> Result<Process> {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--target={}", self.first()?))
+            .args(["--mount", "--", "python3", "-uc", script]);
+        Process::start(&self.world, &format!("{}-{name}", self.name), command)
+    }
+
+    /// Its network.
+    pub fn netns(&self) -> &Netns {
+        self.node.netns()
     }
 
     fn command(&self, words: &[&str]) -> Result<Command> {

@@ -29,9 +29,13 @@ pub(crate) fn during<T>(
             .iter()
             .try_for_each(|pod| begun(kubectl, pod))
             .and_then(|()| meanwhile());
-        for pod in pods {
-            kubectl.exec(DEMO, pod, &["/bin/busybox", "touch", "/stop"])?;
-        }
+        let mut stops = pods
+            .iter()
+            .map(|pod| kubectl.exec(DEMO, pod, &["/bin/busybox", "touch", "/stop"]));
+        let stopped = stops.try_for_each(|stopped| stopped.map(drop));
+        // A pod that is gone has stopped, and why it is gone is what matters.
+        let done = done?;
+        stopped?;
         let mut all = Asked {
             times: 0,
             unanswered: 0,
@@ -43,7 +47,7 @@ pub(crate) fn during<T>(
             all.unanswered += one.unanswered;
             all.longest_seconds = all.longest_seconds.max(one.longest_seconds);
         }
-        Ok((done?, all))
+        Ok((done, all))
     })
 }
 

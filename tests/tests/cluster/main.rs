@@ -9,6 +9,7 @@ mod demo;
 mod load;
 mod nodes;
 mod runner;
+mod takeover;
 
 use std::{env, path::Path, process::ExitCode};
 

@@ -15,6 +15,7 @@ use crate::{
     demo::{self, DEMO, PLAIN},
     load,
     runner::Runner,
+    takeover,
 };
 
 /// What a node joins with until its agent is ready.
@@ -24,13 +25,17 @@ const MANY: usize = 200;
 /// So many pods on two cores.
 const LATER: Duration = Duration::from_secs(420);
 type Check = fn(&Kubectl, &Site) -> Result;
-const CHECKS: [(&str, Check); 6] = [
+const CHECKS: [(&str, Check); 7] = [
     ("an_upgrade_of_the_chart_fails_no_connection", upgraded),
     ("a_container_that_crashes_comes_back", crashed),
     ("an_address_that_goes_to_the_next_pod_takes_no_identity_along", reused),
     ("a_node_that_lost_power_lets_no_pod_out_before_the_agent", power_lost),
     ("two_hundred_pods_start_at_once", many),
     ("uninstalling_leaves_nothing_on_nodes", uninstalled),
+    (
+        "a_node_is_taken_over_from_istio_cni_and_given_back",
+        takeover::taken_over_and_given_back,
+    ),
 ];
 
 pub(crate) fn all(runner: &mut Runner, member: &Member<'_>) {
@@ -267,15 +272,20 @@ fn additions(kubectl: &Kubectl, site: &Site) -> Result<String> {
     Ok(format!("p50 {} ms, p99 {} ms", at(50), at(99)))
 }
 
+/// Takes agents off all nodes, if there are any.
+pub(crate) fn uninstall(kubectl: &Kubectl, site: &Site) -> Result {
+    let agent = site.agent()?;
+    if !agent.is_installed(kubectl)? {
+        return Ok(());
+    }
+    agent.uninstall(kubectl)?;
+    let cleanup = ["daemonset/ztunnel-cleanup", "--namespace=istio-system"];
+    kubectl.run(&[&["rollout", "status", "--timeout=120s"], &cleanup[..]].concat())?;
+    kubectl.run(&[&["delete"], &cleanup[..]].concat()).map(drop)
+}
+
 fn uninstalled(kubectl: &Kubectl, site: &Site) -> Result {
-    site.agent()?.uninstall(kubectl)?;
-    kubectl.run(&[
-        "rollout",
-        "status",
-        "daemonset/ztunnel-cleanup",
-        "--namespace=istio-system",
-        "--timeout=120s",
-    ])?;
+    uninstall(kubectl, site)?;
     for machine in site.machines() {
         let left = machine.run(&[
             "find",
@@ -299,7 +309,6 @@ fn uninstalled(kubectl: &Kubectl, site: &Site) -> Result {
     rolled_out(kubectl, PLAIN, "plain")?;
     let ask = demo::ask(&pod_address(kubectl, PLAIN, "plain")?);
     kubectl.exec(DEMO, "deploy/curl", &demo::sh(&ask))?;
-    kubectl.run(&["delete", "daemonset", "ztunnel-cleanup", "--namespace=istio-system"])?;
     kubectl.apply(&[demo::deployment(DEMO, "after", 1, &demo::idle("curl"))])?;
     rolled_out(kubectl, DEMO, "after")
 }
