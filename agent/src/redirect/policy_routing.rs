@@ -12,7 +12,7 @@ use std::{
 use futures_util::TryStreamExt as _;
 use isthmus_abi::{LOOPBACK_IFINDEX, MARK_IN, MARK_OUT, ROUTE_PROTOCOL, RULE_PRIORITY, TABLE};
 use netlink_packet_route::{
-    IpProtocol,
+    AddressFamily, IpProtocol,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
     route::{RouteProtocol, RouteScope, RouteType},
     rule::{RuleAction, RuleAttribute, RuleMessage},
@@ -173,8 +173,8 @@ impl PodRouting {
     /// Links and addresses of its namespace as they are now.
     pub async fn interior(&self, netns: &Netns) -> Result<Interior, RoutingError> {
         let links = links::of(netns).map_err(RoutingError::Links)?;
-        let addresses = self.handle.address().get().execute().try_collect::<Vec<_>>();
-        let addresses = addresses.await.map_err(refused("listing addresses"))?;
+        let mut addresses = self.addresses(AddressFamily::Inet).await?;
+        addresses.extend(self.addresses(AddressFamily::Inet6).await?);
         let mut usable: Vec<&AddressMessage> = addresses
             .iter()
             .filter(|address| !has(address, AddressFlags::Dadfailed))
@@ -270,6 +270,14 @@ impl PodRouting {
         let mut request = self.handle.address().add(LOOPBACK_IFINDEX, address, prefix);
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         request.execute().await.map_err(refused("adding an address to lo"))
+    }
+
+    /// Asked for one family, the kernel lists without the lock that it takes for all of them (Linux 6.10).
+    async fn addresses(&self, family: AddressFamily) -> Result<Vec<AddressMessage>, RoutingError> {
+        let mut request = self.handle.address().get();
+        request.message_mut().header.family = family;
+        let addresses = request.execute().try_collect::<Vec<_>>();
+        addresses.await.map_err(refused("listing addresses"))
     }
 
     async fn rules(&self, version: IpVersion) -> Result<Vec<RuleMessage>, RoutingError> {
