@@ -56,7 +56,7 @@ const STEADY: Duration = Duration::from_secs(10);
 /// Longest wait before a worker is started again.
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// How long a worker may take to stop changing the node when a successor takes over.
-const QUIET: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_secs(4);
 
 /// Why the parent cannot do its work.
 #[derive(Debug, thiserror::Error)]

@@ -214,6 +214,29 @@ fn an_address_added_later_is_served_and_kept_as_source() -> Result {
     Ok(())
 }
 
+#[test]
+fn a_pod_that_changed_after_its_release_is_guarded_when_it_is_taken_back() -> Result {
+    let scene = OneNetwork::start("enrol")?;
+    let (client, agent) = (&scene.client, &scene.agents[0]);
+    let _echo = scene.server.echo(PORT)?;
+    let mut stream = client.connect(scene.server.at(PORT))?;
+    roundtrip(&mut stream, b"keeps the pod draining")?;
+    client.release()?;
+    let mark = agent.log().mark();
+    client.netns().ip("address add 10.1.1.99/24 dev eth0")?;
+    agent.wait_log(mark, |line| field(line, "message") == "the pod's addresses changed")?;
+    let guards = || -> Result<usize> {
+        let links = client.status()?.map(|pod| pod.links).unwrap_or_default();
+        Ok(links.keys().filter(|name| name.starts_with("guard_")).count())
+    };
+    assert_eq!(guards()?, 0);
+    client.enrol()?;
+    assert_eq!(guards()?, 1);
+    roundtrip(&mut stream, b"as before")?;
+    assert!(!opens_in_clear(client, &scene.server)?);
+    Ok(())
+}
+
 /// Stands in for a kernel whose locks others hold: in front of the agent's sysctls lies a pipe, and whoever writes one waits
 /// for its reader.
 struct Blockade<'a> {

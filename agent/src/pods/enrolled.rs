@@ -422,6 +422,8 @@ impl Enrolled {
         self.state = State::Enrolled;
         self.reconsider(parts, &parts.mesh.current())?;
         parts.node.maps().arm(self.record.cookie, self.slot())?;
+        // Whatever was followed since its release, nothing of it is guarded.
+        self.interior = Interior::default();
         if let Some(inside) = self.inside() {
             self.interior = inside.follow(parts).await?;
         }

@@ -23,7 +23,7 @@ use tokio::{
 
 use self::{
     asker::{Asker, respond},
-    errands::{Brings, Errands, Return},
+    errands::{Brings, Errands, Line, Return},
 };
 use super::{
     ask::{Added, Ask, Depth, PodConnections, Survey, ending},
@@ -175,10 +175,12 @@ impl Registry {
             tokio::select! {
                 ask = self.asks.recv() => match ask {
                     None => return,
+                    Some(Ask::Drain(deadline, answer)) => {
+                        self.end_errands().await;
+                        self.drain(deadline, answer);
+                    }
                     Some(Ask::HandOver(deadline, still, answer)) => {
-                        while let Some(back) = self.errands.next().await {
-                            self.welcome(back).await;
-                        }
+                        self.end_errands().await;
                         self.drain(deadline, answer);
                         reply(still, ());
                         return self.rest().await;
@@ -209,6 +211,14 @@ impl Registry {
         }
     }
 
+    /// Begins no more, and waits for those under way.
+    async fn end_errands(&mut self) {
+        self.errands.close();
+        while let Some(back) = self.errands.next().await {
+            self.welcome(back).await;
+        }
+    }
+
     fn drain(&mut self, deadline: Duration, answer: oneshot::Sender<()>) {
         let serving: Vec<_> = self.pods.values_mut().flat_map(|pod| pod.drain(deadline)).collect();
         tokio::spawn(async move {
@@ -236,8 +246,8 @@ impl Registry {
             }
             Ask::Delete(uid, _, answer) | Ask::Release(uid, answer) => self.release(&uid, answer),
             Ask::Find(uid, netns, answer) => reply(answer, held::find(&self.pods, &uid, &netns)),
-            Ask::Drain(deadline, answer) => self.drain(deadline, answer),
-            Ask::HandOver(..) => {}
+            // Those end the registry's usual life.
+            Ask::Drain(..) | Ask::HandOver(..) => {}
             Ask::Survey(depth, answer) => self.survey(depth, answer),
             Ask::Connections(answer) => reply(answer, self.connections()),
         }
@@ -245,23 +255,25 @@ impl Registry {
 
     fn send_out(&mut self, pod: Enrolled) {
         let parts = Arc::clone(&self.parts);
-        self.errands.send(pod.record.clone(), pod.state.name(), async move {
-            report(match pod.state {
-                // Of its namespace, nothing is left.
-                State::Lingering => pod.forget(&parts),
-                _ => pod.take_out(&parts).await,
+        self.errands
+            .send(Line::Passing, pod.record.clone(), pod.state.name(), async move {
+                report(match pod.state {
+                    // Of its namespace, nothing is left.
+                    State::Lingering => pod.forget(&parts),
+                    _ => pod.take_out(&parts).await,
+                });
+                Brings::Nothing
             });
-            Brings::Nothing
-        });
     }
 
     /// What is only about speed keeps nobody waiting.
     fn send_to_widen(&mut self, pod: &Enrolled) {
         let Some(inside) = pod.inside() else { return };
-        self.errands.send(pod.record.clone(), pod.state.name(), async move {
-            inside.widen().await;
-            Brings::Nothing
-        });
+        self.errands
+            .send(Line::Staying, pod.record.clone(), pod.state.name(), async move {
+                inside.widen().await;
+                Brings::Nothing
+            });
     }
 
     fn release(&mut self, uid: &str, answer: oneshot::Sender<Response>) {
@@ -274,10 +286,11 @@ impl Registry {
             return reply(answer, respond(uid, Err(error)));
         }
         let (parts, slot) = (Arc::clone(&self.parts), pod.slot());
-        self.errands.send(pod.record.clone(), pod.state.name(), async move {
-            let unguarded = parts.programs.unguard(slot);
-            Brings::Unguarded(answer, unguarded.map_err(RegistryError::from))
-        });
+        self.errands
+            .send(Line::Staying, pod.record.clone(), pod.state.name(), async move {
+                let unguarded = parts.programs.unguard(slot);
+                Brings::Unguarded(answer, unguarded.map_err(RegistryError::from))
+            });
     }
 
     /// Has a pod's links and addresses followed.
@@ -289,9 +302,10 @@ impl Registry {
             && let Some(inside) = pod.inside()
         {
             let parts = Arc::clone(&self.parts);
-            self.errands.send(pod.record.clone(), pod.state.name(), async move {
-                Brings::Followed(inside.follow(&parts).await)
-            });
+            self.errands
+                .send(Line::Staying, pod.record.clone(), pod.state.name(), async move {
+                    Brings::Followed(inside.follow(&parts).await)
+                });
         }
     }
 
@@ -329,11 +343,15 @@ impl Registry {
                 self.pods.entry(slot).or_insert_with(lost);
             }
         }
-        if errand.stirred {
-            self.stir(slot);
-        }
+        // First who asked: links of a pod may be stirred without end.
         for ask in errand.later {
             self.answer(ask).await;
+        }
+        if errand.due {
+            self.look_after(slot, false).await;
+        }
+        if errand.stirred {
+            self.stir(slot);
         }
     }
 
@@ -378,37 +396,44 @@ impl Registry {
         let retry = now.duration_since(self.retried) > RETRY;
         let slots: Vec<u32> = self.pods.keys().copied().collect();
         for slot in slots {
-            if self.errands.has(slot) {
-                continue;
-            }
-            let Some(pod) = self.pods.get(&slot) else { continue };
-            match pod.state {
-                State::Enrolled if retry => {
-                    if let Some(pod) = self.pods.get_mut(&slot) {
-                        pod.take_over_again().await;
-                    }
-                }
-                State::Enrolled => {}
-                State::Unserved if retry => self.take_up(slot).await,
-                State::Unserved => {}
-                State::Lingering if self.parts.programs.claimed(slot) != Claimed::Alive => {
-                    if let Some(pod) = self.pods.remove(&slot) {
-                        tracing::info!(pod = %pod.record.pod.name, slot, "the pod is gone");
-                        self.send_out(pod);
-                    }
-                }
-                State::Lingering => {}
-                State::Draining { until } if pod.connections() == 0 || now >= until => {
-                    if let Some(pod) = self.pods.remove(&slot) {
-                        tracing::info!(pod = %pod.record.pod.name, slot, cut = pod.connections(), "pod released");
-                        self.send_out(pod);
-                    }
-                }
-                State::Draining { .. } => {}
-            }
+            self.look_after(slot, retry).await;
         }
         if retry {
             self.retried = now;
+        }
+    }
+
+    async fn look_after(&mut self, slot: u32, retry: bool) {
+        if let Some(errand) = self.errands.of(slot) {
+            errand.due = true;
+            return;
+        }
+        let Some(pod) = self.pods.get(&slot).filter(|_| !self.errands.are_closed()) else {
+            return;
+        };
+        match pod.state {
+            State::Enrolled if retry => {
+                if let Some(pod) = self.pods.get_mut(&slot) {
+                    pod.take_over_again().await;
+                }
+            }
+            State::Enrolled => {}
+            State::Unserved if retry => self.take_up(slot).await,
+            State::Unserved => {}
+            State::Lingering if self.parts.programs.claimed(slot) != Claimed::Alive => {
+                if let Some(pod) = self.pods.remove(&slot) {
+                    tracing::info!(pod = %pod.record.pod.name, slot, "the pod is gone");
+                    self.send_out(pod);
+                }
+            }
+            State::Lingering => {}
+            State::Draining { until } if pod.connections() == 0 || Instant::now() >= until => {
+                if let Some(pod) = self.pods.remove(&slot) {
+                    tracing::info!(pod = %pod.record.pod.name, slot, cut = pod.connections(), "pod released");
+                    self.send_out(pod);
+                }
+            }
+            State::Draining { .. } => {}
         }
     }
 

@@ -3,7 +3,7 @@
 //! Attaching to tcx waits for one (`tcx_entry_sync`, net/core) while it holds the lock that every netlink request needs:
 //! 10 to 30 ms for each link at 250 Hz, one pod after the other. Loading a program waits for one now and then (measured: 3
 //! of 100). Asked to expedite, the kernel takes 0.1 ms. The switch is the kernel's own (`/sys/kernel/rcu_expedited`,
-//! Documentation/ABI/testing/sysfs-kernel-rcu), set for these calls alone.
+//! Documentation/ABI/testing/sysfs-kernel-rcu), set for these calls alone; where many pods start at once, they overlap.
 
 use std::{
     fs::{File, OpenOptions},

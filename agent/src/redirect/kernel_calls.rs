@@ -98,7 +98,7 @@ fn about_link(socket: BorrowedFd<'_>, question: libc::Ioctl, name: &str) -> io::
         ));
     }
     for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *place = byte.cast_signed();
+        *place = libc::c_char::from_ne_bytes([byte]);
     }
     // SAFETY: both questions read and write one `ifreq`, which is what is given.
     match unsafe { libc::ioctl(socket.as_raw_fd(), question, &raw mut request) } {

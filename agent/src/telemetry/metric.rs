@@ -56,7 +56,7 @@ metrics! {
     TCP_SOCKETS Gauge "istio_tcp_sockets_open" "reporter" "Open sockets towards applications.";
     BUILD Gauge "istio_build" "component, tag" "Always 1; the labels tell the version.";
     PROXIES_ACTIVE Gauge "workload_manager_active_proxy_count" "" "Pods that are enrolled and served.";
-    PROXIES_PENDING Gauge "workload_manager_pending_proxy_count" "" "Pods that are known and not served: they are draining, or their namespace lost its path.";
+    PROXIES_PENDING Gauge "workload_manager_pending_proxy_count" "" "Pods that are known and not served: they are being brought in, draining, or their namespace lost its path.";
     PROXIES_STARTED Counter "workload_manager_proxies_started_total" "" "Proxies of pods that were started.";
     PROXIES_STOPPED Counter "workload_manager_proxies_stopped_total" "" "Proxies of pods that have ended.";
     XDS_TERMINATIONS Counter "istio_xds_connection_terminations_total" "reason" "Streams with istiod that ended or could not be opened.";

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use isthmus_wire::Enrol;
 
-use super::{Asker, Brings, Registry, RegistryError, held, report};
+use super::{Asker, Brings, Line, Registry, RegistryError, held, report};
 use crate::{
     pods::{
         ask::Added,
@@ -73,14 +73,15 @@ impl Registry {
             return Ok(());
         };
         pod.record.pod = asked;
-        pod.record.released = false;
+        let was_released = std::mem::take(&mut pod.record.released);
         self.parts.records.write(&pod.record)?;
         match pod.state {
-            State::Enrolled => {
+            State::Enrolled if !was_released => {
                 pod.reconsider(&self.parts, &self.parts.mesh.current())?;
                 pod.follow(&self.parts).await
             }
-            State::Draining { .. } => {
+            // Enrolled, if its release got stuck half-way.
+            State::Enrolled | State::Draining { .. } => {
                 pod.take_back(&self.parts).await?;
                 pod.follow(&self.parts).await
             }
@@ -102,14 +103,17 @@ impl Registry {
         };
         let mut enrolled = Enrolled::remembered(record, State::Unserved, Vec::new());
         let following = enrolled.prepare(&self.parts, netns)?;
-        self.parts.records.write(&enrolled.record)?;
         Ok((enrolled, following))
     }
 
     fn send_in(&mut self, mut pod: Enrolled, netns: Netns, following: PodRouting, asker: Asker) {
         let parts = Arc::clone(&self.parts);
-        self.errands.send(pod.record.clone(), "entering", async move {
+        let record = pod.record.clone();
+        self.errands.send(Line::Passing, record, "entering", async move {
             let began = Instant::now();
+            if let Err(error) = parts.records.write(&pod.record) {
+                return Brings::New(asker, Err(error.into()));
+            }
             match pod.install(&parts, netns, None, following).await {
                 Ok(()) => {
                     tracing::info!(pod = pod.record.pod.name, slot = pod.slot(), took = ?began.elapsed(), "pod enrolled");

@@ -4,8 +4,9 @@
 //! pods at once a request may wait for seconds, which must not be the wait of all others. Whoever asks about a pod that is
 //! out on an errand hears when it is back.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, io, panic::AssertUnwindSafe, sync::Arc};
 
+use futures_util::FutureExt as _;
 use isthmus_wire::{PodStatus, Response};
 use tokio::{
     runtime::Builder,
@@ -19,14 +20,26 @@ use crate::{
     redirect::Interior,
 };
 
-/// Errands at once. More would wait for the same locks.
-const MOST_AT_ONCE: usize = 8;
+/// Errands at once for pods that come or go. More would wait for the same locks.
+const MOST_PASSING: usize = 8;
+/// Errands at once for pods that stay.
+const MOST_STAYING: usize = 4;
 
 /// The errands under way: one a pod, at most.
 pub(super) struct Errands {
     under_way: HashMap<u32, UnderWay>,
     returning: JoinSet<Return>,
-    seats: Arc<Semaphore>,
+    passing: Arc<Semaphore>,
+    staying: Arc<Semaphore>,
+}
+
+/// For whom an errand is. Those who stay do not wait for those who come: a new link of theirs may have no guard yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// Pods that come or go.
+    Passing,
+    /// Pods that stay.
+    Staying,
 }
 
 /// An errand, seen from home.
@@ -37,6 +50,8 @@ pub(super) struct UnderWay {
     state: &'static str,
     /// Links or addresses of the pod may have changed meanwhile.
     pub(super) stirred: bool,
+    /// The pod was to be looked after meanwhile.
+    pub(super) due: bool,
     /// Asked about the pod meanwhile.
     pub(super) later: Vec<Ask>,
 }
@@ -59,7 +74,7 @@ pub(super) enum Brings {
     Unguarded(oneshot::Sender<Response>, Result<(), RegistryError>),
     /// Links and addresses of a pod, as the kernel knows them now.
     Followed(Result<Interior, RegistryError>),
-    /// No thread could be had, or it panicked; what it was given is lost.
+    /// It could not be done, or panicked; what it was given is lost.
     Lost,
 }
 
@@ -68,7 +83,8 @@ impl Errands {
         Self {
             under_way: HashMap::new(),
             returning: JoinSet::new(),
-            seats: Arc::new(Semaphore::new(MOST_AT_ONCE)),
+            passing: Arc::new(Semaphore::new(MOST_PASSING)),
+            staying: Arc::new(Semaphore::new(MOST_STAYING)),
         }
     }
 
@@ -119,32 +135,43 @@ impl Errands {
     /// Does it on another thread, which has a runtime for as long as that takes. `state` is the pod's meanwhile.
     pub(super) fn send(
         &mut self,
+        line: Line,
         record: Record,
         state: &'static str,
         errand: impl Future<Output = Brings> + Send + 'static,
     ) {
-        let (slot, seats) = (record.slot, Arc::clone(&self.seats));
+        let slot = record.slot;
+        let seats = match line {
+            Line::Passing => &self.passing,
+            Line::Staying => &self.staying,
+        };
+        if seats.is_closed() {
+            return;
+        }
+        let done = AssertUnwindSafe(do_it(slot, Arc::clone(seats), errand)).catch_unwind();
         self.returning.spawn(async move {
-            let seat = seats.acquire_owned().await;
-            let work = move || {
-                let runtime = Builder::new_current_thread().enable_all().build()?;
-                Ok::<_, std::io::Error>(runtime.block_on(errand))
-            };
-            let done = spawn_blocking(work).await.map_err(std::io::Error::other).flatten();
-            drop(seat);
-            let brings = done.unwrap_or_else(|error| {
-                tracing::error!(slot, %error, "the kernel could not be told about a pod; it is tried again");
-                Brings::Lost
-            });
+            let brings = done.await.unwrap_or(Brings::Lost);
             Return { slot, brings }
         });
         let under_way = UnderWay {
             record,
             state,
             stirred: false,
+            due: false,
             later: Vec::new(),
         };
         self.under_way.insert(slot, under_way);
+    }
+
+    /// Begins no more. Those that have not begun come to nothing, and who asked for them hears that the agent ends.
+    pub(super) fn close(&self) {
+        self.passing.close();
+        self.staying.close();
+    }
+
+    /// Are no more begun?
+    pub(super) fn are_closed(&self) -> bool {
+        self.passing.is_closed()
     }
 
     /// Waits for the next that ends; nothing when none is under way.
@@ -156,6 +183,21 @@ impl Errands {
     pub(super) fn end(&mut self, slot: u32) -> Option<UnderWay> {
         self.under_way.remove(&slot)
     }
+}
+
+async fn do_it(slot: u32, seats: Arc<Semaphore>, errand: impl Future<Output = Brings> + Send + 'static) -> Brings {
+    let Ok(_seat) = seats.acquire_owned().await else {
+        return Brings::Nothing;
+    };
+    let work = move || {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        Ok::<_, io::Error>(runtime.block_on(errand))
+    };
+    let done = spawn_blocking(work).await.map_err(io::Error::other).flatten();
+    done.unwrap_or_else(|error| {
+        tracing::error!(slot, %error, "what the kernel was to be told about a pod is lost");
+        Brings::Lost
+    })
 }
 
 #[cfg(test)]
@@ -202,7 +244,7 @@ mod tests {
     async fn what_is_asked_about_a_pod_that_is_out_waits_and_nothing_else() {
         let mut errands = Errands::new();
         let (began, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        errands.send(record(3, "a"), "entering", held(&began, &go));
+        errands.send(Line::Passing, record(3, "a"), "entering", held(&began, &go));
         assert!(errands.has(3) && !errands.has(4));
         assert!(errands.keep(find("a")).is_none());
         assert!(errands.keep(find("b")).is_some());
@@ -232,25 +274,64 @@ mod tests {
     async fn one_that_waits_for_the_kernel_holds_up_no_other_until_all_seats_are_taken() {
         let mut errands = Errands::new();
         let (began, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        let all = u32::try_from(MOST_AT_ONCE).unwrap() + 1;
+        let all = u32::try_from(MOST_PASSING).unwrap() + 1;
         for slot in 1..=all {
-            errands.send(record(slot, &slot.to_string()), "entering", held(&began, &go));
+            errands.send(
+                Line::Passing,
+                record(slot, &slot.to_string()),
+                "entering",
+                held(&began, &go),
+            );
         }
         began.acquire_many(all - 1).await.unwrap().forget();
         assert_eq!(began.available_permits(), 0, "the last has no seat yet");
+        // Nor does it keep one from those that stay.
+        errands.send(Line::Staying, record(99, "stays"), "enrolled", async {
+            Brings::Nothing
+        });
+        assert_eq!(errands.next().await.unwrap().slot, 99);
         go.add_permits(1);
         errands.next().await.unwrap();
         began.acquire().await.unwrap().forget();
-        go.add_permits(MOST_AT_ONCE);
+        go.add_permits(MOST_PASSING);
         for _ in 1..all {
             errands.next().await.unwrap();
         }
     }
 
     #[tokio::test]
+    async fn when_no_more_are_begun_those_under_way_end_and_the_others_come_to_nothing() {
+        let mut errands = Errands::new();
+        let (began, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let all = u32::try_from(MOST_PASSING).unwrap() + 2;
+        for slot in 1..=all {
+            errands.send(
+                Line::Passing,
+                record(slot, &slot.to_string()),
+                "entering",
+                held(&began, &go),
+            );
+        }
+        began.acquire_many(all - 2).await.unwrap().forget();
+        errands.close();
+        for _ in 0..2 {
+            assert!(matches!(errands.next().await.unwrap().brings, Brings::Nothing));
+        }
+        go.add_permits(MOST_PASSING);
+        for _ in 0..MOST_PASSING {
+            errands.next().await.unwrap();
+        }
+        assert_eq!(began.available_permits(), 0, "neither of the two has begun");
+        errands.send(Line::Staying, record(99, "a"), "enrolled", held(&began, &go));
+        assert!(!errands.has(99) && errands.next().await.is_none());
+    }
+
+    #[tokio::test]
     async fn one_that_panics_is_told_of() {
         let mut errands = Errands::new();
-        errands.send(record(3, "a"), "entering", async { panic!("as a test wants it") });
+        errands.send(Line::Passing, record(3, "a"), "entering", async {
+            panic!("as a test wants it")
+        });
         let back = errands.next().await.unwrap();
         assert!(matches!(
             back,

@@ -13,7 +13,7 @@ use crate::redirect::{Netns, kernel_calls};
 /// Links but `lo`, by index.
 pub(super) fn of(netns: &Netns) -> io::Result<Vec<Link>> {
     netns.run(|| {
-        let table = fs::read_to_string("/proc/thread-self/net/dev")?;
+        let table = fs::read("/proc/thread-self/net/dev")?;
         let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
         let mut links = Vec::new();
         for name in names(&table) {
@@ -29,22 +29,29 @@ pub(super) fn of(netns: &Netns) -> io::Result<Vec<Link>> {
     })?
 }
 
+/// Nothing for `lo`, and for a name that became another link's while it was asked about: that change is told, too.
 fn link(socket: &Socket, name: &str) -> io::Result<Option<Link>> {
+    let index = kernel_calls::link_index(socket.as_fd(), name)?;
     let kind = kernel_calls::link_type(socket.as_fd(), name)?;
-    let link = || -> io::Result<Link> {
-        Ok(Link {
-            index: kernel_calls::link_index(socket.as_fd(), name)?,
-            name: name.to_owned(),
-            ethernet: kind == libc::ARPHRD_ETHER,
-        })
-    };
-    (kind != libc::ARPHRD_LOOPBACK).then(link).transpose()
+    let is_same = kernel_calls::link_index(socket.as_fd(), name)? == index;
+    Ok((is_same && kind != libc::ARPHRD_LOOPBACK).then(|| Link {
+        index,
+        name: name.to_owned(),
+        ethernet: kind == libc::ARPHRD_ETHER,
+    }))
 }
 
 /// Names in the kernel's table: two lines of titles, then `NAME: COUNTERS` (proc_pid_net(5)). No name contains a colon.
-fn names(table: &str) -> impl Iterator<Item = &str> {
-    let lines = table.lines().skip(2);
-    lines.filter_map(|line| line.split_once(':').map(|(name, _)| name.trim()))
+fn names(table: &[u8]) -> impl Iterator<Item = &str> {
+    let lines = table.split(|byte| *byte == b'\n').skip(2);
+    let names = lines.filter_map(|line| line.get(..line.iter().position(|byte| *byte == b':')?));
+    names.filter_map(|name| match str::from_utf8(name.trim_ascii()) {
+        Ok(name) => Some(name),
+        Err(_) => {
+            tracing::warn!(name = %name.escape_ascii(), "a link's name is not UTF-8, and nothing can be attached to it");
+            None
+        }
+    })
 }
 
 #[cfg(test)]
@@ -58,9 +65,13 @@ mod tests {
                      lo: 2776770   11307    0    0    0     0          0         0  2776770   11307\n  \
                      eth0:1215645    2751    0    0    0     0          0         0  1782404    4324\n\
                      br-0123456789ab: 0 0 0 0 0 0 0 0 0 0\n";
-        assert_eq!(names(table).collect::<Vec<_>>(), ["lo", "eth0", "br-0123456789ab"]);
-        assert_eq!(names("").count(), 0);
-        assert_eq!(names("a\nb\nno colon\n").count(), 0);
+        assert_eq!(
+            names(table.as_bytes()).collect::<Vec<_>>(),
+            ["lo", "eth0", "br-0123456789ab"]
+        );
+        assert_eq!(names(b"").count(), 0);
+        assert_eq!(names(b"a\nb\nno colon\n").count(), 0);
+        assert_eq!(names(b"a\nb\n\xff: 0\neth0: 0\n").collect::<Vec<_>>(), ["eth0"]);
     }
 
     #[test]
