@@ -15,7 +15,7 @@ use crate::{
 
 const GATEWAY: &str = "istio-eastwestgateway";
 /// All pods of a release on two busy cores, images loaded.
-const ROLLED_OUT: Duration = Duration::from_secs(40);
+const ROLLED_OUT: Duration = Duration::from_secs(120);
 
 /// A chart installed into istio-system.
 #[derive(Clone, Debug)]
