@@ -240,6 +240,23 @@ mod tests {
         }
     }
 
+    /// Every seat of those that come and go is taken, and so many more wait for one.
+    async fn crowd(more: usize) -> (Errands, Arc<Semaphore>, Arc<Semaphore>) {
+        let mut errands = Errands::new();
+        let (began, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        for slot in (1..).take(MOST_PASSING + more) {
+            errands.send(
+                Line::Passing,
+                record(slot, &slot.to_string()),
+                "entering",
+                held(&began, &go),
+            );
+        }
+        let seated = began.acquire_many(u32::try_from(MOST_PASSING).unwrap()).await;
+        seated.unwrap().forget();
+        (errands, began, go)
+    }
+
     #[tokio::test]
     async fn what_is_asked_about_a_pod_that_is_out_waits_and_nothing_else() {
         let mut errands = Errands::new();
@@ -272,18 +289,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_waits_for_the_kernel_holds_up_no_other_until_all_seats_are_taken() {
-        let mut errands = Errands::new();
-        let (began, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        let all = u32::try_from(MOST_PASSING).unwrap() + 1;
-        for slot in 1..=all {
-            errands.send(
-                Line::Passing,
-                record(slot, &slot.to_string()),
-                "entering",
-                held(&began, &go),
-            );
-        }
-        began.acquire_many(all - 1).await.unwrap().forget();
+        let (mut errands, began, go) = crowd(1).await;
         assert_eq!(began.available_permits(), 0, "the last has no seat yet");
         // Nor does it keep one from those that stay.
         errands.send(Line::Staying, record(99, "stays"), "enrolled", async {
@@ -294,25 +300,14 @@ mod tests {
         errands.next().await.unwrap();
         began.acquire().await.unwrap().forget();
         go.add_permits(MOST_PASSING);
-        for _ in 1..all {
+        for _ in 0..MOST_PASSING {
             errands.next().await.unwrap();
         }
     }
 
     #[tokio::test]
     async fn when_no_more_are_begun_those_under_way_end_and_the_others_come_to_nothing() {
-        let mut errands = Errands::new();
-        let (began, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        let all = u32::try_from(MOST_PASSING).unwrap() + 2;
-        for slot in 1..=all {
-            errands.send(
-                Line::Passing,
-                record(slot, &slot.to_string()),
-                "entering",
-                held(&began, &go),
-            );
-        }
-        began.acquire_many(all - 2).await.unwrap().forget();
+        let (mut errands, began, go) = crowd(2).await;
         errands.close();
         for _ in 0..2 {
             assert!(matches!(errands.next().await.unwrap().brings, Brings::Nothing));
