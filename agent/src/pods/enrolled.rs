@@ -154,7 +154,7 @@ impl Enrolled {
         self.served.as_ref().is_none_or(|served| served.netns.is_at_its_path())
     }
 
-    /// Brings the pod in on the registry's own thread: what it misses of the pod's traffic meanwhile, it misses of others'.
+    /// Brings the pod in on the registry's own thread, which waits for it: one that an earlier worker had, or that is tried again.
     pub async fn bring_in(
         &mut self,
         parts: &Parts,

@@ -150,15 +150,17 @@ impl Machine {
     pub fn load_istio_cni(&self) -> Result {
         let archive = images::istio_cni()?;
         let archive = archive.to_string_lossy();
-        let import = [
+        self.run(&[
+            "ctr",
             "--address",
             "/run/containerd/containerd.sock",
             "--namespace",
             "k8s.io",
             "images",
             "import",
-        ];
-        self.run(&[&["ctr"], &import[..], &[&archive]].concat()).map(drop)
+            &archive,
+        ])
+        .map(drop)
     }
 
     /// Starts a Python script that sees its files, and is neither of its network nor of its processes.
